@@ -1,0 +1,1 @@
+//! Public HTTP: REST and server-sent events.

@@ -1,0 +1,1 @@
+//! The reporter API's client: reconnects, resumes, coalesces.

@@ -1,0 +1,1 @@
+//! Raft groups over one shared durable store; hides every openraft type.

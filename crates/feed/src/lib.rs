@@ -1,0 +1,2 @@
+//! Ordered events to many bounded subscribers.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]

@@ -1,0 +1,1 @@
+//! gRPC servers and clients: reporter API, peers, forwarding.
