@@ -1,2 +1,49 @@
-//! Words shared by every stage: ids, occupancy, registers, events, time, limits and the Stage trait.
+//! The words that every stage of Headcount shares, and nothing that acts.
+//!
+//! A count travels `gateway → region → gossip → coordinator → feed`; each of those stages is a crate
+//! that depends on this one and on none of the others, so whatever two of them have in common is a
+//! word defined here. The first line of each type's documentation is its definition in the
+//! project's glossary.
+//!
+//! * Names and numbers: [`AppId`], [`ChannelName`], [`ChannelKey`], [`RegionName`], [`NodeId`],
+//!   [`Incarnation`], [`Fence`], [`ShardId`], [`Position`].
+//! * Counts: [`Occupancy`], [`Category`], [`Modes`].
+//! * What gateways tell the regional owner: [`GatewayUpdate`].
+//! * What owners tell the coordinator and what the log holds: [`Register`], [`Transition`],
+//!   [`Batch`], [`Claim`], [`Command`], [`Entry`].
+//! * What people are told: [`Event`], [`LoggedEvent`], [`ChannelDetails`], [`Cursor`].
+//! * The contract of a stage: [`Stage`], [`Now`].
+//!
+//! Nothing here does I/O, reads a clock or draws a random number.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod cursor;
+mod event;
+mod gather;
+mod ids;
+mod limits;
+mod occupancy;
+mod protocol;
+mod shard;
+mod stage;
+mod time;
+pub mod varint;
+
+pub use cursor::{Cursor, CursorError, EarlyMark, ShardCursor, TOLD_MAX, Told};
+pub use event::{
+    ChannelDetails, ChannelStatus, Event, EventId, EventIdError, EventKind, LoggedEvent,
+    OccupancyMetrics, Position,
+};
+pub use gather::{GatewayAck, GatewayItem, GatewayUpdate, SourceId};
+pub use ids::{
+    AppId, ChannelKey, ChannelName, ConnectionId, EdgeId, Era, Fence, Incarnation, MemberId,
+    NameError, NodeId, RegionName, ReplicaId, ShardId,
+};
+pub use limits::{
+    APP_BYTES_MAX, CHANNEL_BYTES_MAX, COUNT_MAX, ID_BYTES_MAX, REGION_BYTES_MAX, SHARDS_MAX,
+};
+pub use occupancy::{Category, Modes, Occupancy};
+pub use protocol::{Batch, Claim, Command, Entry, OwnerRef, Pacing, Register, Tail, Transition};
+pub use shard::{channel_hash, shard_of};
+pub use stage::Stage;
+pub use time::{Monotonic, Now, Timestamp};
