@@ -25,6 +25,7 @@ mod limits;
 mod occupancy;
 mod protocol;
 mod shard;
+mod snapshot;
 mod stage;
 mod time;
 pub mod varint;
@@ -45,5 +46,6 @@ pub use limits::{
 pub use occupancy::{Category, Modes, Occupancy};
 pub use protocol::{Batch, Claim, Command, Entry, OwnerRef, Pacing, Register, Tail, Transition};
 pub use shard::{channel_hash, shard_of};
+pub use snapshot::{ChannelSnapshot, RegionSnapshot, ShardSnapshot, ToldOccupancy};
 pub use stage::Stage;
 pub use time::{Monotonic, Now, Timestamp};
