@@ -1,0 +1,425 @@
+//! The replicated state, and everything that a node reads from it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use headcount_model::{Fence, Incarnation, NodeId, Pacing, RegionName, ReplicaId, ShardId};
+
+use crate::{Addresses, ClusterFacts, GroupId, NodeKey, Settings};
+
+/// Whether a member takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NodeState {
+    /// It joined and never started; it holds no lease.
+    Joining,
+    /// It holds a lease, as far as the log knows.
+    Live,
+    /// Its lease ran out.
+    Dead,
+    /// Its membership has ended for ever.
+    Removed,
+}
+
+/// Node: a member of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// What it is recognised by when it joins again.
+    pub key: NodeKey,
+    /// Where it is.
+    pub region: RegionName,
+    /// A failure domain inside the region; empty if it named none.
+    pub zone: String,
+    /// Where it is reached.
+    pub addresses: Addresses,
+    /// The last life that it registered, 0 if none.
+    pub incarnation: Incarnation,
+    /// What told that life from others when it registered.
+    pub process: u64,
+    /// The highest version of control commands that it understands.
+    pub understands: u32,
+    /// Whether it takes part.
+    pub state: NodeState,
+    /// Whether an operator wants it emptied.
+    pub draining: bool,
+}
+
+impl Node {
+    /// Returns whether it holds a lease, as far as the log knows.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.state == NodeState::Live
+    }
+
+    /// Returns whether replicas may be placed on it: live and not draining.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        self.is_live() && !self.draining
+    }
+
+    /// Returns whether it is still a member, dead or alive, that is meant to stay one.
+    #[must_use]
+    pub fn is_member(&self) -> bool {
+        self.state != NodeState::Removed && !self.draining
+    }
+}
+
+/// Region: a named place with nodes, kept even after its last node is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// Its share of coordinators, relative to other regions'; with 0 it leads only what nobody
+    /// else can.
+    pub weight: u32,
+}
+
+/// Replica: one copy of a group's state on one node, which it never leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replica {
+    /// Where it lives.
+    pub node: NodeId,
+    /// Whether it has caught up once.
+    pub ready: bool,
+    /// The group's version from which on it is no member; the state forgets it when that version
+    /// is confirmed.
+    pub leaving: Option<u64>,
+}
+
+/// What is known and wanted of one raft group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// The replica that initialises the group with itself as the only voter.
+    pub founder: ReplicaId,
+    /// Every replica, those that leave included.
+    pub replicas: BTreeMap<ReplicaId, Replica>,
+    /// Those that shall vote.
+    pub voters: BTreeSet<ReplicaId>,
+    /// Number of the target, raised by each change of it. From 1.
+    pub version: u64,
+    /// The version that brought the voters.
+    pub voters_version: u64,
+    /// The highest version that the group's leader reported as reached; 0 before the first.
+    pub confirmed: u64,
+    /// The voter that should lead; the group may be led by another at any time.
+    pub leader: Option<ReplicaId>,
+    /// The region that its leader should be in while it has a live voter there.
+    pub home: Option<RegionName>,
+}
+
+impl Group {
+    /// Returns the replicas that stay members.
+    pub fn members(&self) -> impl Iterator<Item = (ReplicaId, &Replica)> {
+        self.replicas
+            .iter()
+            .filter(|(_, replica)| replica.leaving.is_none())
+            .map(|(id, replica)| (*id, replica))
+    }
+
+    /// Returns the node's replica, even if it leaves.
+    #[must_use]
+    pub fn on(&self, node: NodeId) -> Option<(ReplicaId, &Replica)> {
+        let mut found = self
+            .replicas
+            .iter()
+            .filter(|(_, replica)| replica.node == node);
+        found.next().map(|(id, replica)| (*id, replica))
+    }
+
+    /// Returns whether the group's leader reported the present target as reached.
+    #[must_use]
+    pub fn is_confirmed(&self) -> bool {
+        self.confirmed == self.version
+    }
+
+    /// Returns the membership that the group's leader shall bring about. The same shape as what a
+    /// raft group is given.
+    #[must_use]
+    pub fn membership(&self) -> Membership {
+        let (voters, learners) = self
+            .members()
+            .map(|(id, replica)| (id, replica.node))
+            .partition(|(id, _)| self.voters.contains(id));
+        Membership {
+            version: self.version,
+            voters,
+            learners,
+        }
+    }
+}
+
+/// Who shall belong to a raft group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// Number of this target; [`crate::ControlCommand::Confirm`] names it.
+    pub version: u64,
+    /// Those who decide, with their nodes; at least one.
+    pub voters: BTreeMap<ReplicaId, NodeId>,
+    /// Those who only listen, with their nodes; none of them is a voter.
+    pub learners: BTreeMap<ReplicaId, NodeId>,
+}
+
+/// Who speaks for a region's shard, and who did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tenure {
+    /// The last fence that was handed out; the present owner's, if there is one.
+    pub fence: Fence,
+    /// The owner and its incarnation.
+    pub holder: Option<(NodeId, Incarnation)>,
+    /// Everything under this fence or a lower one is void (R5); 0 if nothing is.
+    pub void: Fence,
+}
+
+/// Owner: the node that speaks for a region's shard, and the fence that it does so under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The node.
+    pub node: NodeId,
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// Its fence; no other owner of anything ever holds the same.
+    pub fence: Fence,
+}
+
+/// A replica as its node sees it: what it shall host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hosted {
+    /// The group.
+    pub group: GroupId,
+    /// The replica.
+    pub replica: ReplicaId,
+    /// Whether it initialises the group, if the group's log is still empty.
+    pub founder: bool,
+    /// Whether it is still a member; if not, it stays only until the group has confirmed that.
+    pub leaving: bool,
+}
+
+/// What still binds a node to the cluster's data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// Replicas of shards, those that leave included.
+    pub replicas: u64,
+    /// Groups in which it votes, the control group included, or may do so in a membership that is
+    /// not confirmed.
+    pub votes: u64,
+    /// Groups that it should lead.
+    pub leads: u64,
+    /// Shards of its region that it owns.
+    pub owns: u64,
+}
+
+/// Everything of the state, laid open for snapshots. [`Control`] guards what must hold among it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ControlParts {
+    /// Index of the last command applied.
+    pub applied: u64,
+    /// Missing before [`crate::ControlCommand::Init`]; then everything else is empty.
+    pub facts: Option<ClusterFacts>,
+    /// What operators may change.
+    pub settings: Settings,
+    /// Last node id handed out.
+    pub last_node: NodeId,
+    /// Last replica id handed out.
+    pub last_replica: ReplicaId,
+    /// Last fence handed out.
+    pub last_fence: Fence,
+    /// By name.
+    pub regions: BTreeMap<RegionName, Region>,
+    /// Members, and some that were.
+    pub nodes: BTreeMap<NodeId, Node>,
+    /// Every group.
+    pub groups: BTreeMap<GroupId, Group>,
+    /// By region and shard; missing where nobody ever owned.
+    pub tenures: BTreeMap<(RegionName, ShardId), Tenure>,
+}
+
+/// Control: the replicated state of the whole cluster, as the control group's log made it.
+///
+/// Changed by [`Control::apply`] only. Every node holds a copy, which may lag; whoever needs the
+/// present state asks the control group's leader for a read index first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Control {
+    pub(crate) parts: ControlParts,
+}
+
+impl Control {
+    /// Returns the state before anything was applied.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Returns everything, for a snapshot or a report.
+    #[must_use]
+    pub fn parts(&self) -> &ControlParts {
+        &self.parts
+    }
+
+    /// Returns the index of the last command applied, 0 if none.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        self.parts.applied
+    }
+
+    /// Returns what was settled at birth; `None` before [`crate::ControlCommand::Init`].
+    #[must_use]
+    pub fn facts(&self) -> Option<&ClusterFacts> {
+        self.parts.facts.as_ref()
+    }
+
+    /// Returns the replicated settings.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        self.parts.settings
+    }
+
+    /// Returns the pacing that shards shall have (R19).
+    #[must_use]
+    pub fn pacing(&self) -> Pacing {
+        Pacing {
+            version: self.parts.settings.version,
+            occupancy_interval: self.parts.settings.occupancy_interval,
+        }
+    }
+
+    /// Returns every shard, ascending.
+    pub fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (0..self.parts.facts.as_ref().map_or(0, |facts| facts.shards)).map(ShardId)
+    }
+
+    /// Returns every region that ever had a node.
+    #[must_use]
+    pub fn regions(&self) -> &BTreeMap<RegionName, Region> {
+        &self.parts.regions
+    }
+
+    /// Returns every node, the removed ones that are still remembered included.
+    #[must_use]
+    pub fn nodes(&self) -> &BTreeMap<NodeId, Node> {
+        &self.parts.nodes
+    }
+
+    /// Returns one node.
+    #[must_use]
+    pub fn node(&self, node: NodeId) -> Option<&Node> {
+        self.parts.nodes.get(&node)
+    }
+
+    /// Returns the node with that key.
+    #[must_use]
+    pub fn node_by_key(&self, key: NodeKey) -> Option<(NodeId, &Node)> {
+        let mut found = self.parts.nodes.iter().filter(|(_, node)| node.key == key);
+        found.next().map(|(id, node)| (*id, node))
+    }
+
+    /// Returns the nodes of a region that hold a lease: the gateways that an owner hears.
+    pub fn live_nodes<'a>(
+        &'a self,
+        region: &'a RegionName,
+    ) -> impl Iterator<Item = (NodeId, &'a Node)> + 'a {
+        let nodes = self.parts.nodes.iter();
+        nodes
+            .filter(|(_, node)| node.is_live() && node.region == *region)
+            .map(|(id, node)| (*id, node))
+    }
+
+    /// Returns every group.
+    #[must_use]
+    pub fn groups(&self) -> &BTreeMap<GroupId, Group> {
+        &self.parts.groups
+    }
+
+    /// Returns one group.
+    #[must_use]
+    pub fn group(&self, group: GroupId) -> Option<&Group> {
+        self.parts.groups.get(&group)
+    }
+
+    /// Returns what a node shall host. A replica on its disk that is not named here, and whose id
+    /// is not above [`ControlParts::last_replica`], is to be stopped and destroyed.
+    pub fn replicas_of(&self, node: NodeId) -> impl Iterator<Item = Hosted> + '_ {
+        self.parts.groups.iter().filter_map(move |(id, group)| {
+            let (replica, state) = group.on(node)?;
+            Some(Hosted {
+                group: *id,
+                replica,
+                founder: group.founder == replica,
+                leaving: state.leaving.is_some(),
+            })
+        })
+    }
+
+    /// Returns the membership that a group's leader shall bring about.
+    #[must_use]
+    pub fn target_membership(&self, group: GroupId) -> Option<Membership> {
+        self.group(group).map(Group::membership)
+    }
+
+    /// Returns the voter that should lead a group, and its node.
+    #[must_use]
+    pub fn leader_target(&self, group: GroupId) -> Option<(ReplicaId, NodeId)> {
+        let group = self.group(group)?;
+        let replica = group.leader?;
+        Some((replica, group.replicas.get(&replica)?.node))
+    }
+
+    /// Returns who speaks for a region's shard.
+    #[must_use]
+    pub fn owner(&self, region: &RegionName, shard: ShardId) -> Option<Owner> {
+        let tenure = self.tenure(region, shard)?;
+        let (node, incarnation) = tenure.holder?;
+        Some(Owner {
+            node,
+            incarnation,
+            fence: tenure.fence,
+        })
+    }
+
+    /// Returns all that is known of a region's ownership of a shard.
+    #[must_use]
+    pub fn tenure(&self, region: &RegionName, shard: ShardId) -> Option<Tenure> {
+        self.parts.tenures.get(&(region.clone(), shard)).copied()
+    }
+
+    /// Returns what a node owns: shards of its region, with the fence of each.
+    pub fn owned_by(&self, node: NodeId) -> impl Iterator<Item = (ShardId, Owner)> + '_ {
+        self.parts
+            .tenures
+            .iter()
+            .filter_map(move |((_, shard), tenure)| {
+                let (holder, incarnation) = tenure.holder?;
+                let owner = Owner {
+                    node: holder,
+                    incarnation,
+                    fence: tenure.fence,
+                };
+                (holder == node).then_some((*shard, owner))
+            })
+    }
+
+    /// Returns the regions whose contributions to a shard are void, and up to which fence (R5).
+    /// They stay listed after the region has a new owner: its claim is higher and prevails.
+    pub fn voids(&self, shard: ShardId) -> impl Iterator<Item = (&RegionName, Fence)> {
+        self.parts
+            .tenures
+            .iter()
+            .filter_map(move |((region, of), tenure)| {
+                (*of == shard && tenure.void > Fence(0)).then_some((region, tenure.void))
+            })
+    }
+
+    /// Returns what still binds a node to the cluster's data; a drained node has no replicas and no
+    /// votes.
+    #[must_use]
+    pub fn holdings(&self, node: NodeId) -> Holdings {
+        let mut holdings = Holdings::default();
+        for (id, group) in &self.parts.groups {
+            let Some((replica, _)) = group.on(node) else {
+                continue;
+            };
+            holdings.replicas += u64::from(*id != GroupId::Control);
+            let settled = group.confirmed >= group.voters_version;
+            let votes = group.voters.contains(&replica) || !settled;
+            holdings.votes += u64::from(votes);
+            holdings.leads += u64::from(group.leader == Some(replica));
+        }
+        holdings.owns = self.owned_by(node).count() as u64;
+        holdings
+    }
+}

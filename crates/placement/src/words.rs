@@ -1,0 +1,218 @@
+//! Names, numbers and facts of a cluster that only the control group decides about.
+
+use std::fmt;
+use std::time::Duration;
+
+use headcount_model::{Era, NodeId, ReplicaId, ShardId};
+
+/// Longest cluster name, zone or address, in bytes of UTF-8.
+pub const TEXT_BYTES_MAX: usize = 255;
+
+/// Most nodes that are members at a time. Each of them hosts a replica of the control group, and
+/// each batch of owners is looked through when one of them fails.
+pub const NODES_MAX: usize = 256;
+
+/// Most regions that a cluster ever has.
+pub const REGIONS_MAX: usize = 64;
+
+/// Most removed nodes that are remembered, so that they are refused by name; the oldest go first.
+pub const REMOVED_MAX: usize = 256;
+
+/// Greatest weight of a region.
+pub const WEIGHT_MAX: u32 = 1000;
+
+/// Raft group: the control group, or the group of one shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum GroupId {
+    /// The one that this crate is the state of.
+    Control,
+    /// A shard's.
+    Shard(ShardId),
+}
+
+impl GroupId {
+    /// Returns the number that names the group on the wire and on disk: 0 for the control group,
+    /// else the shard's plus one. Fixed for ever.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        match self {
+            Self::Control => 0,
+            Self::Shard(shard) => u64::from(shard.0) + 1,
+        }
+    }
+
+    /// Returns the group that `number` names, `None` if it is beyond any shard.
+    #[must_use]
+    pub fn from_number(number: u64) -> Option<Self> {
+        match number.checked_sub(1) {
+            None => Some(Self::Control),
+            Some(shard) => Some(Self::Shard(ShardId(shard.try_into().ok()?))),
+        }
+    }
+
+    /// Returns the shard, unless it is the control group.
+    #[must_use]
+    pub fn shard(self) -> Option<ShardId> {
+        match self {
+            Self::Control => None,
+            Self::Shard(shard) => Some(shard),
+        }
+    }
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Control => f.write_str("control"),
+            Self::Shard(shard) => write!(f, "shard {shard}"),
+        }
+    }
+}
+
+/// The node that founds a cluster.
+pub const FOUNDING_NODE: NodeId = NodeId(1);
+
+/// The founding node's replica of the control group: who founds a cluster initialises the group
+/// with this replica as its only voter before it proposes [`crate::ControlCommand::Init`].
+pub const FOUNDING_REPLICA: ReplicaId = ReplicaId(1);
+
+/// Cluster id: drawn at random by whoever founds the cluster, so that no node of another cluster is
+/// ever taken for one of this.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterId(pub u128);
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// Node key: drawn at random by a node when its data directory is made and kept in it, so that a
+/// join that is asked for twice makes one node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeKey(pub u128);
+
+impl fmt::Display for NodeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// Fingerprint: a hash of the settings that must be equal on all nodes, made by whoever reads them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fingerprint(pub u64);
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Timing profile: how patient raft is, fixed when the cluster is born (design.md section 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TimingProfile {
+    /// All nodes on one machine or in one building.
+    Local,
+    /// Round trips up to 100 ms.
+    Regional,
+    /// Round trips up to 250 ms.
+    Wan,
+}
+
+impl TimingProfile {
+    /// Every profile.
+    pub const ALL: [Self; 3] = [Self::Local, Self::Regional, Self::Wan];
+
+    /// Returns the profile's name in configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Regional => "regional",
+            Self::Wan => "wan",
+        }
+    }
+
+    /// Returns the profile of that name.
+    #[must_use]
+    pub fn from_name(text: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|profile| profile.as_str() == text)
+    }
+}
+
+impl fmt::Display for TimingProfile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Cluster facts: what is settled when a cluster is born. Only the era ever changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterFacts {
+    /// Which cluster it is.
+    pub id: ClusterId,
+    /// What people call it; 1 to [`TEXT_BYTES_MAX`] bytes.
+    pub name: String,
+    /// How many shards there are, 1 to [`headcount_model::SHARDS_MAX`].
+    pub shards: u32,
+    /// Raft's patience.
+    pub timing: TimingProfile,
+    /// Raised when an operator recovers the cluster without its quorum (R20).
+    pub era: Era,
+    /// Version of what is on disk when the cluster was born.
+    pub format: u32,
+    /// Hash of the settings that must be equal on all nodes.
+    pub fingerprint: Fingerprint,
+}
+
+/// Settings that the control group replicates and an operator may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Number of the settings, raised by each change of the pacing; carried to every shard's log
+    /// as [`headcount_model::Pacing::version`] (R19). From 1.
+    pub version: u64,
+    /// Least time between two paced occupancy events of one channel.
+    pub occupancy_interval: Duration,
+    /// How many replicas of each shard a region holds if it has the nodes for it; more if it must
+    /// hold several voters. With 1, a region whose node dies has no owner until a fresh replica has
+    /// caught up; with 2, the other takes over at once. At least 1.
+    pub copies: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            version: 1,
+            occupancy_interval: Duration::from_secs(5),
+            copies: 2,
+        }
+    }
+}
+
+/// Where a node's listeners are reached, each as `host:port`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Addresses {
+    /// REST, realtime and events.
+    pub client: String,
+    /// The reporter API, for edges.
+    pub reporter: String,
+    /// Other nodes.
+    pub peer: String,
+    /// Health, metrics and operators.
+    pub admin: String,
+}
+
+/// What a node says about itself when it joins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewNode {
+    /// Its key.
+    pub key: NodeKey,
+    /// Where it is.
+    pub region: headcount_model::RegionName,
+    /// A failure domain inside the region, such as an availability zone; may be empty.
+    pub zone: String,
+    /// Where it is reached.
+    pub addresses: Addresses,
+}
