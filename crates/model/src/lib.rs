@@ -8,6 +8,7 @@
 //! * Names and numbers: [`AppId`], [`ChannelName`], [`ChannelKey`], [`RegionName`], [`NodeId`],
 //!   [`Incarnation`], [`Fence`], [`ShardId`], [`Position`].
 //! * Counts: [`Occupancy`], [`Category`], [`Modes`].
+//! * What edges tell a node: [`Hello`], [`ReportBatch`], [`ReportAck`].
 //! * What gateways tell the regional owner: [`GatewayUpdate`].
 //! * What owners tell the coordinator and what the log holds: [`Register`], [`Transition`],
 //!   [`Batch`], [`Claim`], [`Command`], [`Entry`].
@@ -24,6 +25,7 @@ mod ids;
 mod limits;
 mod occupancy;
 mod protocol;
+mod report;
 mod shard;
 mod snapshot;
 mod stage;
@@ -45,6 +47,10 @@ pub use limits::{
 };
 pub use occupancy::{Category, Modes, Occupancy};
 pub use protocol::{Batch, Claim, Command, Entry, OwnerRef, Pacing, Register, Tail, Transition};
+pub use report::{
+    EDGE_BYTES_MAX, Hello, Refusal, RefusalReason, ReportAck, ReportBatch, ReportItem, SessionError,
+    Welcome,
+};
 pub use shard::{channel_hash, shard_of};
 pub use snapshot::{ChannelSnapshot, RegionSnapshot, ShardSnapshot, ToldOccupancy};
 pub use stage::Stage;
