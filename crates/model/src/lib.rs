@@ -31,6 +31,7 @@ mod snapshot;
 mod stage;
 mod time;
 pub mod varint;
+mod watch;
 
 pub use cursor::{Cursor, CursorError, EarlyMark, ShardCursor, TOLD_MAX, Told};
 pub use event::{
@@ -55,3 +56,6 @@ pub use shard::{channel_hash, shard_of};
 pub use snapshot::{ChannelSnapshot, RegionSnapshot, ShardSnapshot, ToldOccupancy};
 pub use stage::Stage;
 pub use time::{Monotonic, Now, Timestamp};
+pub use watch::{
+    EventKinds, WatchEnd, WatchError, WatchEvent, WatchFilter, WatchItem,
+};
