@@ -1,0 +1,527 @@
+//! The owner: its phases, its decisions about each channel, and its deadlines.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use headcount_model::{
+    ChannelKey, Fence, GatewayAck, GatewayItem, GatewayUpdate, Incarnation, Monotonic, NodeId, Now,
+    Occupancy, RegionName, ShardId, Stage, Transition,
+};
+
+use crate::sources::{SourceIndex, Sources};
+use crate::table::{Channel, Registered};
+use crate::{Config, Effect, Input};
+
+/// Owner: the node whose replica speaks for its region and shard, under one fence.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    config: Config,
+    region: RegionName,
+    shard: ShardId,
+    fence: Fence,
+    phase: Phase,
+    coordinator_here: bool,
+    /// Number of the last transition (R3).
+    number: u64,
+    gateways: BTreeMap<NodeId, Gateway>,
+    sources: Sources,
+    channels: BTreeMap<ChannelKey, Channel>,
+    /// Lingering channels by when they go inactive. Derived from the channels.
+    lingering: BTreeSet<(Monotonic, ChannelKey)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The claim is not applied yet: takes updates in, says nothing (R1).
+    Claiming,
+    /// Publishes no decrease until every gateway is complete (R9), or until this time.
+    Adopting(Monotonic),
+    /// The region is what its gateways say.
+    Settled,
+}
+
+/// A node of the region that holds a lease.
+#[derive(Clone, Copy, Debug, Default)]
+struct Gateway {
+    incarnation: Incarnation,
+    stream: u64,
+    sequence: u64,
+    /// Its whole set was told on the present stream.
+    complete: bool,
+    /// Its recovery time is over: what it lacks is gone.
+    recovered: bool,
+}
+
+impl Owner {
+    /// Makes an owner that has yet to claim.
+    #[must_use]
+    pub fn new(config: Config, region: RegionName, shard: ShardId, fence: Fence) -> Self {
+        Self {
+            config,
+            region,
+            shard,
+            fence,
+            phase: Phase::Claiming,
+            coordinator_here: false,
+            number: 0,
+            gateways: BTreeMap::new(),
+            sources: Sources::default(),
+            channels: BTreeMap::new(),
+            lingering: BTreeSet::new(),
+        }
+    }
+
+    /// Returns the region that it speaks for.
+    #[must_use]
+    pub fn region(&self) -> &RegionName {
+        &self.region
+    }
+
+    /// Returns the shard that it speaks about.
+    #[must_use]
+    pub fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    /// Returns the fence that it holds.
+    #[must_use]
+    pub fn fence(&self) -> Fence {
+        self.fence
+    }
+
+    /// Returns whether its claim was applied.
+    #[must_use]
+    pub fn is_claimed(&self) -> bool {
+        self.phase != Phase::Claiming
+    }
+
+    /// Returns whether its adoption is over.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.phase == Phase::Settled
+    }
+
+    /// Returns a channel's published counts, `None` while it is inactive in the region.
+    #[must_use]
+    pub fn published(&self, channel: &ChannelKey) -> Option<Occupancy> {
+        self.channels
+            .get(channel)
+            .filter(|channel| channel.active)
+            .map(|channel| channel.published)
+    }
+
+    /// Returns how many channels are active in the region.
+    #[must_use]
+    pub fn active(&self) -> usize {
+        self.channels
+            .values()
+            .filter(|channel| channel.active)
+            .count()
+    }
+
+    fn claimed(&mut self, now: Now, base: Vec<(ChannelKey, Occupancy)>, effects: &mut Vec<Effect>) {
+        if self.is_claimed() {
+            return;
+        }
+        self.phase = Phase::Adopting(now.monotonic.after(self.config.adoption_cap));
+        for (key, occupancy) in base {
+            let channel = self.channels.entry(key).or_default();
+            channel.active = true;
+            channel.published = occupancy;
+            channel.floor = Some(Box::new(occupancy));
+        }
+        let keys: BTreeSet<ChannelKey> = self.channels.keys().cloned().collect();
+        self.decide(now, keys, effects);
+        self.end_adoption(now, false, effects);
+    }
+
+    fn gateways(&mut self, now: Now, live: &[(NodeId, Incarnation)], effects: &mut Vec<Effect>) {
+        let mut touched = BTreeSet::new();
+        let dead: Vec<NodeId> = self
+            .gateways
+            .keys()
+            .copied()
+            .filter(|node| live.iter().all(|(live, _)| live != node))
+            .collect();
+        for node in dead {
+            self.gateways.remove(&node);
+            let theirs = self.sources_of(|source| source.node == node);
+            self.end_sources(theirs, &mut touched);
+        }
+        for (node, incarnation) in live {
+            let known = self.gateways.entry(*node).or_default();
+            if known.incarnation < *incarnation {
+                // What its former life registered stays until this one has recovered (R9).
+                *known = Gateway {
+                    incarnation: *incarnation,
+                    ..Gateway::default()
+                };
+            }
+        }
+        self.decide(now, touched, effects);
+        self.end_adoption(now, false, effects);
+    }
+
+    fn update(&mut self, now: Now, update: GatewayUpdate, effects: &mut Vec<Effect>) {
+        let GatewayUpdate {
+            node,
+            incarnation,
+            fence,
+            stream,
+            sequence,
+            items,
+        } = update;
+        let Some(gateway) = self.gateways.get_mut(&node) else {
+            return;
+        };
+        if fence != self.fence || incarnation != gateway.incarnation || stream < gateway.stream {
+            return;
+        }
+        if stream > gateway.stream {
+            if sequence != 1 {
+                return;
+            }
+            *gateway = Gateway {
+                stream,
+                sequence: 0,
+                complete: false,
+                ..*gateway
+            };
+        }
+        if sequence == gateway.sequence + 1 {
+            gateway.sequence = sequence;
+            let mut touched = BTreeSet::new();
+            for item in items {
+                self.item(now, node, incarnation, stream, item, &mut touched);
+            }
+            self.decide(now, touched, effects);
+        }
+        let sequence = self.gateways[&node].sequence;
+        let ack = GatewayAck {
+            fence,
+            stream,
+            sequence,
+        };
+        effects.push(Effect::Acknowledge { node, ack });
+        self.end_adoption(now, false, effects);
+    }
+
+    fn item(
+        &mut self,
+        now: Now,
+        node: NodeId,
+        incarnation: Incarnation,
+        stream: u64,
+        item: GatewayItem,
+        touched: &mut BTreeSet<ChannelKey>,
+    ) {
+        match item {
+            GatewayItem::Register {
+                source,
+                channel,
+                occupancy,
+            } => {
+                let Some(source) = self.sources.admit(&source, node, incarnation) else {
+                    return;
+                };
+                let registered = Registered {
+                    source,
+                    stream: tag(stream),
+                    occupancy,
+                };
+                self.channels
+                    .entry(channel.clone())
+                    .or_default()
+                    .register(registered);
+                touched.insert(channel);
+            }
+            GatewayItem::SourceComplete(source) => {
+                let Some(source) = self.sources.admit(&source, node, incarnation) else {
+                    return;
+                };
+                let was_counted = self.sources.get(source).counted;
+                let older = self.sources.complete(source);
+                self.end_sources(older, touched);
+                if !was_counted {
+                    self.touch_source(source, touched);
+                }
+            }
+            GatewayItem::SourceEnded(source) => {
+                let Some(source) = self.sources.admit(&source, node, incarnation) else {
+                    return;
+                };
+                self.end_sources(vec![source], touched);
+            }
+            GatewayItem::Activity(channel) => self.renew(now, &channel),
+            GatewayItem::StreamComplete => {
+                self.gateway(node).complete = true;
+                self.drop_unmentioned(node, incarnation, stream, touched);
+            }
+            GatewayItem::Recovered => {
+                self.gateway(node).recovered = true;
+                self.drop_orphans(node, incarnation, touched);
+            }
+        }
+    }
+
+    fn gateway(&mut self, node: NodeId) -> &mut Gateway {
+        self.gateways
+            .get_mut(&node)
+            .expect("only called for a gateway that just spoke")
+    }
+
+    /// Takes away what a gateway registered before this stream and did not mention on it.
+    fn drop_unmentioned(
+        &mut self,
+        node: NodeId,
+        incarnation: Incarnation,
+        stream: u64,
+        touched: &mut BTreeSet<ChannelKey>,
+    ) {
+        let theirs =
+            self.sources_of(|source| source.node == node && source.incarnation == incarnation);
+        let mut mentioned = BTreeSet::new();
+        for (key, channel) in &mut self.channels {
+            let before = channel.registered.len();
+            channel.registered.retain(|entry| {
+                let stays = !theirs.contains(&entry.source) || entry.stream == tag(stream);
+                if stays {
+                    mentioned.insert(entry.source);
+                }
+                stays
+            });
+            if channel.registered.len() != before {
+                touched.insert(key.clone());
+            }
+        }
+        let empty = theirs
+            .into_iter()
+            .filter(|source| !mentioned.contains(source))
+            .collect();
+        self.end_incomplete(empty, touched);
+    }
+
+    /// Takes out sources without registers, save those that were said to be complete: they stand
+    /// for an edge that has nothing here, and keep its older sessions away.
+    fn end_incomplete(&mut self, sources: Vec<SourceIndex>, touched: &mut BTreeSet<ChannelKey>) {
+        let incomplete = sources
+            .into_iter()
+            .filter(|source| !self.sources.is_complete(*source));
+        let incomplete: Vec<SourceIndex> = incomplete.collect();
+        self.end_sources(incomplete, touched);
+    }
+
+    /// Takes away what a gateway's former lives registered and nobody has taken over.
+    fn drop_orphans(
+        &mut self,
+        node: NodeId,
+        incarnation: Incarnation,
+        touched: &mut BTreeSet<ChannelKey>,
+    ) {
+        let orphans =
+            self.sources_of(|source| source.node == node && source.incarnation != incarnation);
+        self.end_sources(orphans, touched);
+    }
+
+    fn sources_of(&self, wanted: impl Fn(&crate::sources::Source) -> bool) -> Vec<SourceIndex> {
+        self.sources
+            .iter()
+            .filter(|(_, source)| wanted(source))
+            .map(|(index, _)| index)
+            .collect()
+    }
+
+    /// Ends sources with all their registers.
+    fn end_sources(&mut self, ended: Vec<SourceIndex>, touched: &mut BTreeSet<ChannelKey>) {
+        if ended.is_empty() {
+            return;
+        }
+        for (key, channel) in &mut self.channels {
+            let before = channel.registered.len();
+            channel
+                .registered
+                .retain(|entry| !ended.contains(&entry.source));
+            if channel.registered.len() != before {
+                touched.insert(key.clone());
+            }
+        }
+        for source in ended {
+            if let Some(successor) = self.sources.remove(source) {
+                self.touch_source(successor, touched);
+            }
+        }
+    }
+
+    fn touch_source(&self, source: SourceIndex, touched: &mut BTreeSet<ChannelKey>) {
+        let theirs = self.channels.iter().filter(|(_, channel)| {
+            channel
+                .registered
+                .iter()
+                .any(|entry| entry.source == source)
+        });
+        touched.extend(theirs.map(|(key, _)| key.clone()));
+    }
+
+    /// Decides about each touched channel whether it goes active, changes counts or lingers.
+    fn decide(&mut self, now: Now, touched: BTreeSet<ChannelKey>, effects: &mut Vec<Effect>) {
+        if !self.is_claimed() {
+            return;
+        }
+        for key in touched {
+            let Some(channel) = self.channels.get_mut(&key) else {
+                continue;
+            };
+            let sum = channel.sum(&self.sources);
+            if channel.active && sum != channel.published {
+                let crossing = channel.published.crosses(&sum);
+                channel.published = sum;
+                let channel = key.clone();
+                effects.push(Effect::Register {
+                    channel,
+                    occupancy: sum,
+                    crossing,
+                });
+            } else if !channel.active && !sum.is_zero() {
+                channel.active = true;
+                channel.published = sum;
+                self.transition(now, &key, true, sum, effects);
+            }
+            self.linger(now, &key, effects);
+        }
+    }
+
+    /// Starts, stops or ends a channel's linger, as its counts ask for.
+    fn linger(&mut self, now: Now, key: &ChannelKey, effects: &mut Vec<Effect>) {
+        let Some(channel) = self.channels.get_mut(key) else {
+            return;
+        };
+        let wanted = channel.active && channel.published.is_zero() && channel.floor.is_none();
+        match (wanted, channel.inactive_at) {
+            (true, None) if self.config.linger.is_zero() => self.deactivate(now, key, effects),
+            (true, None) => {
+                let at = now.monotonic.after(self.config.linger);
+                channel.inactive_at = Some(at);
+                self.lingering.insert((at, key.clone()));
+            }
+            (false, Some(at)) => {
+                channel.inactive_at = None;
+                self.lingering.remove(&(at, key.clone()));
+            }
+            (true, Some(_)) | (false, None) => {}
+        }
+        if self.channels.get(key).is_some_and(Channel::is_idle) {
+            self.channels.remove(key);
+        }
+    }
+
+    /// Makes a lingering channel linger anew.
+    fn renew(&mut self, now: Now, key: &ChannelKey) {
+        let Some(channel) = self.channels.get_mut(key) else {
+            return;
+        };
+        let Some(at) = channel.inactive_at else {
+            return;
+        };
+        let later = now.monotonic.after(self.config.linger);
+        channel.inactive_at = Some(later);
+        self.lingering.remove(&(at, key.clone()));
+        self.lingering.insert((later, key.clone()));
+    }
+
+    fn deactivate(&mut self, now: Now, key: &ChannelKey, effects: &mut Vec<Effect>) {
+        let Some(channel) = self.channels.get_mut(key) else {
+            return;
+        };
+        channel.active = false;
+        channel.inactive_at = None;
+        self.transition(now, key, false, Occupancy::ZERO, effects);
+        if self.channels.get(key).is_some_and(Channel::is_idle) {
+            self.channels.remove(key);
+        }
+    }
+
+    fn transition(
+        &mut self,
+        now: Now,
+        key: &ChannelKey,
+        active: bool,
+        occupancy: Occupancy,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.number += 1;
+        effects.push(Effect::Transition(Transition {
+            number: self.number,
+            channel: key.clone(),
+            active,
+            occupancy,
+            at: now.wall,
+            is_global_master: self.coordinator_here,
+        }));
+    }
+
+    /// Ends the adoption once every gateway is complete, or when its time is up (R9).
+    fn end_adoption(&mut self, now: Now, capped: bool, effects: &mut Vec<Effect>) {
+        if !matches!(self.phase, Phase::Adopting(_)) {
+            return;
+        }
+        let incomplete = self
+            .gateways
+            .iter()
+            .filter(|(_, g)| !(g.complete && g.recovered));
+        let missing: Vec<NodeId> = incomplete.map(|(node, _)| *node).collect();
+        let waiting = self.gateways.is_empty() || !missing.is_empty();
+        if waiting && !capped {
+            return;
+        }
+        self.phase = Phase::Settled;
+        let mut floored = BTreeSet::new();
+        for (key, channel) in &mut self.channels {
+            if channel.floor.take().is_some() {
+                floored.insert(key.clone());
+            }
+        }
+        self.decide(now, floored, effects);
+        effects.push(Effect::Settled { missing });
+    }
+}
+
+impl Stage for Owner {
+    type Input = Input;
+    type Effect = Effect;
+
+    fn step(&mut self, now: Now, input: Input, effects: &mut Vec<Effect>) {
+        match input {
+            Input::Claimed { base } => self.claimed(now, base, effects),
+            Input::Gateways { live } => self.gateways(now, &live, effects),
+            Input::Update(update) => self.update(now, update, effects),
+            Input::CoordinatorHere(here) => self.coordinator_here = here,
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Monotonic> {
+        let linger = self.lingering.first().map(|(at, _)| *at);
+        let cap = match self.phase {
+            Phase::Adopting(until) => Some(until),
+            Phase::Claiming | Phase::Settled => None,
+        };
+        linger.into_iter().chain(cap).min()
+    }
+
+    fn on_deadline(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        while self
+            .lingering
+            .first()
+            .is_some_and(|(at, _)| *at <= now.monotonic)
+        {
+            let (_, key) = self.lingering.pop_first().expect("it was just seen");
+            self.deactivate(now, &key, effects);
+        }
+        if matches!(self.phase, Phase::Adopting(until) if until <= now.monotonic) {
+            self.end_adoption(now, true, effects);
+        }
+    }
+}
+
+/// Shortens a stream's number to what a register holds of it.
+fn tag(stream: u64) -> u32 {
+    stream as u32
+}
