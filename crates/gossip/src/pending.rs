@@ -1,0 +1,111 @@
+//! What waits to be put into a batch: transitions in order, registers by channel, dropped numbers.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use headcount_model::{ChannelKey, Occupancy, Register, Transition};
+
+/// Contents of a batch to be.
+#[derive(Debug, Default)]
+pub(crate) struct Contents {
+    pub(crate) dropped: Vec<u64>,
+    pub(crate) transitions: Vec<Transition>,
+    pub(crate) registers: Vec<Register>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pending {
+    transitions: VecDeque<Transition>,
+    dropped: BTreeSet<u64>,
+    registers: BTreeMap<ChannelKey, Occupancy>,
+}
+
+impl Pending {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.transitions.is_empty() && self.dropped.is_empty() && self.registers.is_empty()
+    }
+
+    pub(crate) fn transitions(&self) -> usize {
+        self.transitions.len()
+    }
+
+    pub(crate) fn registers(&self) -> usize {
+        self.registers.len()
+    }
+
+    /// Queues a transition. It carries counts of its own, so an older register is moot.
+    pub(crate) fn transition(&mut self, transition: Transition) {
+        self.registers.remove(&transition.channel);
+        self.transitions.push_back(transition);
+    }
+
+    pub(crate) fn register(&mut self, channel: ChannelKey, occupancy: Occupancy) {
+        self.registers.insert(channel, occupancy);
+    }
+
+    /// Drops adjacent pairs of one channel's transitions (R7); returns how many transitions went.
+    ///
+    /// What is left of each channel is at most its last transition, and where a pair ended active,
+    /// a register brings the counts that the pair would have.
+    pub(crate) fn drop_pairs(&mut self) -> usize {
+        let before = self.transitions.len();
+        let mut open: BTreeMap<ChannelKey, usize> = BTreeMap::new();
+        let mut kept: Vec<Option<Transition>> = Vec::with_capacity(before);
+        let mut left_active: BTreeMap<ChannelKey, Occupancy> = BTreeMap::new();
+        let mut left_active: BTreeMap<ChannelKey, Occupancy> = BTreeMap::new();
+        for transition in self.transitions.drain(..) {
+            let Some(first) = open.remove(&transition.channel) else {
+                left_active.remove(&transition.channel);
+                open.insert(transition.channel.clone(), kept.len());
+                kept.push(Some(transition));
+                continue;
+            };
+            let first = kept[first]
+                .take()
+                .expect("a channel's open transition was kept");
+            self.dropped.extend([first.number, transition.number]);
+            if transition.active {
+                left_active.insert(transition.channel, transition.occupancy);
+            }
+        }
+        for (channel, occupancy) in left_active {
+            self.registers.entry(channel).or_insert(occupancy);
+        }
+        self.transitions = kept.into_iter().flatten().collect();
+        before - self.transitions.len()
+    }
+
+    /// Takes the contents of the next batch, at most `items_max` of all kinds together.
+    pub(crate) fn take(&mut self, items_max: usize) -> Contents {
+        let mut contents = Contents::default();
+        let mut room = items_max;
+        while room > 0 {
+            let next = self.transitions.front().map(|transition| transition.number);
+            match (self.dropped.first().copied(), next) {
+                (Some(number), next) if next.is_none_or(|next| number < next) => {
+                    self.dropped.pop_first();
+                    contents.dropped.push(number);
+                }
+                (_, Some(_)) => contents.transitions.extend(self.transitions.pop_front()),
+                (_, None) => break,
+            }
+            room -= 1;
+        }
+        // A register may not overtake a transition of its channel (R2).
+        let waiting: BTreeSet<ChannelKey> = self
+            .transitions
+            .iter()
+            .map(|transition| transition.channel.clone())
+            .collect();
+        let ready = self
+            .registers
+            .keys()
+            .filter(|channel| !waiting.contains(*channel));
+        let ready: Vec<ChannelKey> = ready.take(room).cloned().collect();
+        for channel in ready {
+            if let Some(occupancy) = self.registers.remove(&channel) {
+                contents.registers.push(Register { channel, occupancy });
+            }
+        }
+        contents
+    }
+}
