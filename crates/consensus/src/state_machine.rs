@@ -1,0 +1,266 @@
+//! openraft's state machine: a [`Machine`] with its position, its members and its snapshots.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
+use headcount_model::ReplicaId;
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::machine::{AppliedAt, Frozen, Machine, SNAPSHOT_CHUNK_BYTES_MAX};
+use crate::store::{JournalStep, Store};
+use crate::types::{LogId, Payload, Snapshot, SnapshotMeta, StoredMembership, Types};
+use crate::{codec, telemetry};
+
+/// A snapshot's content.
+#[derive(Clone, Debug)]
+pub(crate) struct SnapshotChunks {
+    pub(crate) chunks: Vec<Bytes>,
+    /// Whether it was read from this replica's own disk, so that it need not be written again.
+    pub(crate) stored: bool,
+}
+
+/// How many bytes of commands were applied since the last snapshot. Written by the apply loop,
+/// read by the group's watch task, which asks for a snapshot when told.
+#[derive(Debug, Default)]
+pub(crate) struct Growth {
+    bytes: AtomicU64,
+    pub(crate) too_large: Notify,
+}
+
+/// What [`StateMachine`] and its snapshot builders share.
+#[derive(Clone, Debug)]
+struct Disk {
+    store: Store,
+    replica: ReplicaId,
+    /// The shard whose event journal the machine writes, if it writes one.
+    journal: Option<u64>,
+}
+
+/// Applies a group's log.
+pub(crate) struct StateMachine {
+    /// In a mutex only because openraft wants to share the reference, which it never uses from
+    /// two tasks; [`Mutex::get_mut`] takes no lock.
+    machine: Mutex<Box<dyn Machine>>,
+    disk: Disk,
+    applied: Option<LogId>,
+    membership: StoredMembership,
+    growth: Arc<Growth>,
+    /// Bytes of commands after which a snapshot is due.
+    growth_max: u64,
+}
+
+impl StateMachine {
+    pub(crate) fn new(
+        machine: Box<dyn Machine>,
+        store: Store,
+        replica: ReplicaId,
+        journal: Option<u64>,
+        growth: Arc<Growth>,
+        growth_max: u64,
+    ) -> Self {
+        Self {
+            machine: Mutex::new(machine),
+            disk: Disk {
+                store,
+                replica,
+                journal,
+            },
+            applied: None,
+            membership: StoredMembership::default(),
+            growth,
+            growth_max,
+        }
+    }
+
+    fn machine(&mut self) -> &mut dyn Machine {
+        self.machine
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_mut()
+    }
+
+    /// Applies one entry and returns the machine's reply.
+    fn apply_entry(&mut self, entry: &crate::types::Entry) -> Bytes {
+        let id = entry.log_id;
+        let leader = id.committed_leader_id();
+        let at = AppliedAt {
+            index: id.index(),
+            term: leader.term,
+            leader: ReplicaId(leader.node_id),
+        };
+        let reply = match &entry.payload {
+            Payload::Normal(command) => {
+                self.grow(command.0.len() as u64);
+                self.machine().apply(at, &command.0)
+            }
+            Payload::Blank => {
+                self.machine().advance(at);
+                Bytes::new()
+            }
+            Payload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(id), membership.clone());
+                self.machine().advance(at);
+                Bytes::new()
+            }
+        };
+        self.applied = Some(id);
+        reply
+    }
+
+    fn grow(&self, bytes: u64) {
+        let before = self.growth.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before < self.growth_max && before + bytes >= self.growth_max {
+            self.growth.too_large.notify_one();
+        }
+    }
+}
+
+impl RaftStateMachine<Types> for StateMachine {
+    type SnapshotData = SnapshotChunks;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin + Send,
+    {
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            let reply = self.apply_entry(&entry);
+            if let Some(responder) = responder {
+                responder.send(reply);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        self.growth.bytes.store(0, Ordering::Relaxed);
+        SnapshotBuilder {
+            disk: self.disk.clone(),
+            meta: SnapshotMeta {
+                last_log_id: self.applied,
+                last_membership: self.membership.clone(),
+            },
+            frozen: Mutex::new(Some(self.machine().freeze())),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotChunks,
+    ) -> io::Result<()> {
+        // The machine first: what it refuses must not take the place of what is on the disk.
+        self.machine()
+            .restore(&snapshot.chunks)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        if !snapshot.stored {
+            telemetry::snapshots_installed.count(1);
+            let first_index = meta.last_log_id.map_or(0, |id| id.index() + 1);
+            let journal =
+                self.disk
+                    .journal
+                    .map_or(JournalStep::None, |shard| JournalStep::Restart {
+                        shard,
+                        first_index,
+                    });
+            self.disk.write(meta, journal, snapshot.chunks).await?;
+        }
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.growth.bytes.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        self.disk.read()
+    }
+}
+
+impl Disk {
+    async fn write(
+        &self,
+        meta: &SnapshotMeta,
+        journal: JournalStep,
+        chunks: Vec<Bytes>,
+    ) -> io::Result<()> {
+        let meta = codec::snapshot_meta_to_bytes(meta);
+        Ok(self
+            .store
+            .write_snapshot(self.replica.0, meta, journal, chunks)
+            .await?)
+    }
+
+    fn read(&self) -> io::Result<Option<Snapshot>> {
+        let Some(reader) = self.store.snapshot(self.replica.0) else {
+            return Ok(None);
+        };
+        let chunks = (0..reader.chunks())
+            .map(|number| reader.chunk(number))
+            .collect::<Result<_, _>>()?;
+        Ok(Some(Snapshot {
+            meta: codec::snapshot_meta_from_bytes(reader.meta())?,
+            snapshot: SnapshotChunks {
+                chunks,
+                stored: true,
+            },
+        }))
+    }
+}
+
+/// Encodes a frozen view and stores it, while the machine goes on.
+pub(crate) struct SnapshotBuilder {
+    disk: Disk,
+    meta: SnapshotMeta,
+    /// In a mutex for the same reason as the machine.
+    frozen: Mutex<Option<Frozen>>,
+}
+
+impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
+    type SnapshotData = SnapshotChunks;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        let frozen = self
+            .frozen
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let frozen = frozen.ok_or_else(|| io::Error::other("a view is encoded once"))?;
+        let begun = Instant::now();
+        let chunks = frozen();
+        if let Some(chunk) = chunks
+            .iter()
+            .find(|chunk| chunk.len() > SNAPSHOT_CHUNK_BYTES_MAX)
+        {
+            return Err(io::Error::other(format!(
+                "a machine made a snapshot chunk of {} bytes; at most {SNAPSHOT_CHUNK_BYTES_MAX} \
+                 are allowed",
+                chunk.len()
+            )));
+        }
+        let journal = self
+            .disk
+            .journal
+            .map_or(JournalStep::None, |shard| JournalStep::Keep { shard });
+        self.disk.write(&self.meta, journal, chunks.clone()).await?;
+        telemetry::snapshots_built.count(1);
+        telemetry::snapshot_build_seconds.record(begun.elapsed());
+        let snapshot = SnapshotChunks {
+            chunks,
+            stored: true,
+        };
+        Ok(Snapshot {
+            meta: self.meta.clone(),
+            snapshot,
+        })
+    }
+}
