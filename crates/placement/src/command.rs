@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use headcount_model::{Era, Fence, Incarnation, NodeId, RegionName, ReplicaId, ShardId};
 
-use crate::{Addresses, ClusterFacts, ClusterId, GroupId, NewNode};
+use crate::{Addresses, ClusterFacts, ClusterId, GroupId, NewNode, Settings};
 
 /// One entry of the control group's log.
 ///
@@ -19,6 +19,8 @@ pub enum ControlCommand {
     Init {
         /// What is settled for ever.
         facts: ClusterFacts,
+        /// What operators may change later; the version is ignored.
+        settings: Settings,
         /// The first node.
         node: NewNode,
     },

@@ -55,10 +55,12 @@ impl Node {
         self.is_live() && !self.draining
     }
 
-    /// Returns whether it is still a member, dead or alive, that is meant to stay one.
+    /// Returns whether it counts when placement decides how many replicas and voters there should
+    /// be: it has started, and is meant to stay. A dead node counts, lest each restart reshape
+    /// the cluster.
     #[must_use]
-    pub fn is_member(&self) -> bool {
-        self.state != NodeState::Removed && !self.draining
+    pub fn counts(&self) -> bool {
+        matches!(self.state, NodeState::Live | NodeState::Dead) && !self.draining
     }
 }
 
@@ -317,6 +319,25 @@ impl Control {
         nodes
             .filter(|(_, node)| node.is_live() && node.region == *region)
             .map(|(id, node)| (*id, node))
+    }
+
+    /// Returns whether that life of a node may act: it is the last one registered, and its lease
+    /// has not ended. Whatever another one sends is refused (R4, R13).
+    #[must_use]
+    pub fn is_current(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        self.node(node)
+            .is_some_and(|node| node.is_live() && node.incarnation == incarnation)
+    }
+
+    /// Returns the version of commands that every member understands, 0 if one has not said.
+    #[must_use]
+    pub fn understood(&self) -> u32 {
+        let members = self
+            .parts
+            .nodes
+            .values()
+            .filter(|node| node.state != NodeState::Removed);
+        members.map(|node| node.understands).min().unwrap_or(0)
     }
 
     /// Returns every group.

@@ -18,8 +18,21 @@ pub const REGIONS_MAX: usize = 64;
 /// Most removed nodes that are remembered, so that they are refused by name; the oldest go first.
 pub const REMOVED_MAX: usize = 256;
 
+/// Most replicas of a shard that a region can be asked to hold.
+pub const COPIES_MAX: u32 = 5;
+
+/// Longest interval between paced occupancy events: beyond it people take counts for stuck.
+pub const OCCUPANCY_INTERVAL_MAX: Duration = Duration::from_secs(600);
+
+/// The version of [`crate::ControlCommand`] that this release understands: a node says it when it
+/// starts, so that a newer command is proposed only when every member can apply it.
+pub const COMMANDS_VERSION: u32 = 1;
+
 /// Greatest weight of a region.
 pub const WEIGHT_MAX: u32 = 1000;
+
+/// Weight of a region that nobody weighed.
+pub const WEIGHT_DEFAULT: u32 = 100;
 
 /// Raft group: the control group, or the group of one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

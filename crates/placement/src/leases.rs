@@ -1,0 +1,209 @@
+//! Who holds a lease, as the control group's leader sees it. Not replicated: a new leader begins
+//! anew, with a full lease for everybody (R5).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use headcount_model::{Incarnation, Monotonic, NodeId};
+
+use crate::{Control, ControlCommand, NodeState};
+
+/// How patient the leases are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseConfig {
+    /// How long a node is believed to live after it was last heard. Too low makes a slow network
+    /// look like dead nodes, too high leaves their counts standing. 5 s.
+    pub duration: Duration,
+    /// How long after its last renewal a node is shown as suspect. Half the duration.
+    pub suspect_after: Duration,
+    /// How long a dead node is waited for before its replicas are placed elsewhere. Too low copies
+    /// data on every restart, too high leaves shards with fewer replicas. 60 s.
+    pub patience: Duration,
+}
+
+impl LeaseConfig {
+    /// Returns the settings for leases of that length: suspicion at half of it, the usual patience.
+    #[must_use]
+    pub fn new(duration: Duration) -> Self {
+        Self {
+            duration,
+            suspect_after: duration / 2,
+            patience: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Default for LeaseConfig {
+    fn default() -> Self {
+        Self::new(Duration::from_secs(5))
+    }
+}
+
+/// What is to be said about a node's life. Worse ones last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Standing {
+    /// Heard in time.
+    Live,
+    /// Not heard for a while; its lease still runs.
+    Suspect,
+    /// Its lease ran out, or it never had one.
+    Dead,
+}
+
+/// Why a lease is not renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RenewError {
+    /// The node is no member.
+    #[error("node {0} is no member of this cluster, or was removed")]
+    NotAMember(NodeId),
+    /// The lease of this life has ended: register the next one.
+    #[error("the lease of node {node} has ended: start with the incarnation after {current}")]
+    Ended {
+        /// The node.
+        node: NodeId,
+        /// The last incarnation that it registered.
+        current: Incarnation,
+    },
+}
+
+/// The leases of all nodes, at the control group's leader.
+///
+/// Made when a replica begins to lead, dropped when it ends to. Nothing here decides alone: a lease
+/// that ran out becomes a [`ControlCommand::LeaseLost`], which counts once it is committed.
+#[derive(Clone, Debug)]
+pub struct Leases {
+    config: LeaseConfig,
+    /// When each life was last heard.
+    heard: BTreeMap<NodeId, (Incarnation, Monotonic)>,
+    /// Since when this leader has known each node as dead.
+    dead: BTreeMap<NodeId, Monotonic>,
+    /// When [`Leases::expire`] last looked, at first the election: who was not seen by then counts
+    /// as heard then.
+    looked: Monotonic,
+}
+
+impl Leases {
+    /// Begins with a full lease for every node, at the moment of this leader's election.
+    #[must_use]
+    pub fn new(config: LeaseConfig, now: Monotonic) -> Self {
+        let (heard, dead) = (BTreeMap::new(), BTreeMap::new());
+        Self {
+            config,
+            heard,
+            dead,
+            looked: now,
+        }
+    }
+
+    /// Renews the lease of a node's life and returns its length, which the node counts from the
+    /// moment at which it asked.
+    ///
+    /// # Errors
+    /// [`RenewError`] if that life has no lease to renew; the node must not act on it any more.
+    pub fn renew(
+        &mut self,
+        now: Monotonic,
+        control: &Control,
+        node: NodeId,
+        incarnation: Incarnation,
+    ) -> Result<Duration, RenewError> {
+        let known = control
+            .node(node)
+            .filter(|known| known.state != NodeState::Removed);
+        let known = known.ok_or(RenewError::NotAMember(node))?;
+        if !control.is_current(node, incarnation) {
+            return Err(RenewError::Ended {
+                node,
+                current: known.incarnation,
+            });
+        }
+        let heard = self.heard(control, node).max(now);
+        self.heard.insert(node, (incarnation, heard));
+        Ok(self.config.duration)
+    }
+
+    /// Returns a command for each lease that has run out, to be proposed; the same again until it
+    /// is applied.
+    ///
+    /// To be called at least at every [`Leases::next_deadline`]. If this process itself was not
+    /// running for a while, nobody could be heard: the time lost is given to everybody.
+    pub fn expire(&mut self, now: Monotonic, control: &Control) -> Vec<ControlCommand> {
+        let stall = now.since(self.looked);
+        let stall = if stall > self.config.duration / 4 {
+            stall
+        } else {
+            Duration::ZERO
+        };
+        let before = std::mem::take(&mut self.heard);
+        for (id, node) in control.nodes().iter().filter(|(_, node)| node.is_live()) {
+            // A life that no earlier look saw began since the last one.
+            let known = before.get(id).filter(|(life, _)| *life == node.incarnation);
+            let heard = known.map_or(now, |(_, heard)| heard.after(stall).min(now));
+            self.heard.insert(*id, (node.incarnation, heard));
+        }
+        self.looked = self.looked.max(now);
+        self.dead.retain(|id, _| is_dead(control, *id));
+        for id in control.nodes().keys().filter(|id| is_dead(control, **id)) {
+            self.dead.entry(*id).or_insert(now);
+        }
+        let live = control.nodes().iter().filter(|(_, node)| node.is_live());
+        let lost = live.filter(|(id, _)| self.age(now, control, **id) >= self.config.duration);
+        lost.map(|(id, node)| ControlCommand::LeaseLost {
+            node: *id,
+            incarnation: node.incarnation,
+        })
+        .collect()
+    }
+
+    /// Returns when [`Leases::expire`] should be called next: when the next lease runs out, and
+    /// often enough that a stall of this process can be told from silence.
+    #[must_use]
+    pub fn next_deadline(&self, control: &Control) -> Monotonic {
+        let live = control.nodes().iter().filter(|(_, node)| node.is_live());
+        let ends = live.map(|(id, _)| self.heard(control, *id).after(self.config.duration));
+        ends.fold(self.looked.after(self.config.duration / 8), Monotonic::min)
+    }
+
+    /// Returns what is to be said about a node's life.
+    #[must_use]
+    pub fn standing(&self, now: Monotonic, control: &Control, node: NodeId) -> Standing {
+        let live = control.node(node).is_some_and(crate::Node::is_live);
+        match self.age(now, control, node) {
+            _ if !live => Standing::Dead,
+            age if age >= self.config.duration => Standing::Dead,
+            age if age >= self.config.suspect_after => Standing::Suspect,
+            _ => Standing::Live,
+        }
+    }
+
+    /// Returns the nodes that have been dead for longer than the patience, for
+    /// [`crate::PlanOptions::given_up`].
+    #[must_use]
+    pub fn given_up(&self, now: Monotonic) -> BTreeSet<NodeId> {
+        let dead = self.dead.iter();
+        dead.filter(|(_, since)| now.since(**since) >= self.config.patience)
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// Returns how long ago a node's present life was last heard.
+    #[must_use]
+    pub fn age(&self, now: Monotonic, control: &Control, node: NodeId) -> Duration {
+        now.since(self.heard(control, node))
+    }
+
+    fn heard(&self, control: &Control, node: NodeId) -> Monotonic {
+        let incarnation = control.node(node).map(|node| node.incarnation);
+        let heard = self
+            .heard
+            .get(&node)
+            .filter(|(life, _)| Some(*life) == incarnation);
+        heard.map_or(self.looked, |(_, at)| *at)
+    }
+}
+
+fn is_dead(control: &Control, node: NodeId) -> bool {
+    control
+        .node(node)
+        .is_some_and(|node| node.state == NodeState::Dead)
+}

@@ -1,0 +1,407 @@
+//! Evenness: no node does much more than another of its region, no region leads much more than its
+//! share. What is even enough stays where it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use headcount_model::{NodeId, RegionName, ReplicaId};
+
+use super::{Health, Planner, lot, region_lot};
+use crate::{ControlCommand, Group, GroupId, Replica};
+
+/// A group whose leader is where it may be.
+struct Led {
+    id: GroupId,
+    node: NodeId,
+    /// Who else may lead it, the leader included.
+    heirs: Vec<(ReplicaId, NodeId)>,
+}
+
+impl Planner<'_> {
+    /// Plans to move replicas from the fullest to the emptiest nodes of a region, by placing a new
+    /// one; the old one is a victim as soon as the new one is ready.
+    pub(super) fn balance_replicas(&mut self) {
+        for region in self.control.regions().keys() {
+            while let Some((id, to, from)) = self.movable_replica(region) {
+                if !self.may_copy(id) {
+                    break;
+                }
+                self.add(id, BTreeSet::from([to]));
+                if let Some(load) = self.load.get_mut(&from) {
+                    *load -= 1;
+                }
+            }
+        }
+    }
+
+    fn movable_replica(&self, region: &RegionName) -> Option<(GroupId, NodeId, NodeId)> {
+        for (from, to) in self.uneven(region, &self.load) {
+            let found = self.shard_groups().filter(|(id, group)| {
+                let (here, there) = (group.on(from), group.on(to));
+                let stays = here.is_some_and(|(replica, state)| {
+                    state.leaving.is_none() && state.ready && !self.is_victim(*id, replica)
+                });
+                stays
+                    && there.is_none()
+                    && self.is_quiet(*id, group)
+                    && self.keeps_apart(group, from, to)
+            });
+            let least_felt = found.min_by_key(|(id, group)| {
+                let votes = group
+                    .on(from)
+                    .is_some_and(|(replica, _)| group.voters.contains(&replica));
+                let owns = self.owner_of(*id, region) == Some(from);
+                (votes, owns, lot(*id, to.0))
+            });
+            if let Some((id, _)) = least_felt {
+                return Some((id, to, from));
+            }
+        }
+        None
+    }
+
+    /// Returns whether moving a replica between the nodes leaves it in a zone that no more of the
+    /// others share.
+    fn keeps_apart(&self, group: &Group, from: NodeId, to: NodeId) -> bool {
+        let region = self.region(from);
+        let others = |zone: &str| {
+            let members = group.members().filter(|(_, it)| it.node != from);
+            let there = members
+                .filter(|(_, it)| self.region(it.node) == region && self.zone(it.node) == zone);
+            there.count()
+        };
+        others(self.zone(to)) <= others(self.zone(from))
+    }
+
+    /// Plans to even out votes between nodes of a region that hold the same shards.
+    pub(super) fn balance_votes(&mut self) {
+        for region in self.control.regions().keys() {
+            if self.is_moving(region) {
+                continue;
+            }
+            while let Some((id, voters, from, to)) = self.movable_vote(region) {
+                if !self.may_change(id) {
+                    break;
+                }
+                let Some(group) = self.control.group(id) else {
+                    break;
+                };
+                self.set_voters(id, group, voters);
+                *self.votes.entry(to).or_default() += 1;
+                if let Some(votes) = self.votes.get_mut(&from) {
+                    *votes -= 1;
+                }
+            }
+        }
+    }
+
+    fn movable_vote(
+        &self,
+        region: &RegionName,
+    ) -> Option<(GroupId, BTreeSet<ReplicaId>, NodeId, NodeId)> {
+        for (from, to) in self.uneven(region, &self.votes) {
+            for (id, group) in self
+                .shard_groups()
+                .filter(|(id, group)| self.is_quiet(*id, group))
+            {
+                let (Some((here, _)), Some((there, state))) = (group.on(from), group.on(to)) else {
+                    continue;
+                };
+                if !group.voters.contains(&here) || group.voters.contains(&there) || !state.ready {
+                    continue;
+                }
+                let mut voters = group.voters.clone();
+                voters.remove(&here);
+                voters.insert(there);
+                // Whatever is worse apart would be moved back at once.
+                if self.choose_voters(id, group, &voters) == voters
+                    && self.is_majority_alive(group, &voters)
+                {
+                    return Some((id, voters, from, to));
+                }
+            }
+        }
+        None
+    }
+
+    /// Plans to even out ownership between the nodes of a region.
+    pub(super) fn balance_owners(&mut self) {
+        let mut load: BTreeMap<NodeId, u64> = BTreeMap::new();
+        for (holder, _) in self
+            .control
+            .parts()
+            .tenures
+            .values()
+            .filter_map(|it| it.holder)
+        {
+            *load.entry(holder).or_default() += 1;
+        }
+        let mut moved = BTreeSet::new();
+        for region in self.control.regions().keys() {
+            if self.is_moving(region) {
+                continue;
+            }
+            while moved.len() < self.options.changes_max.max(1) {
+                let Some((id, from, to)) = self.movable_owner(region, &load, &moved) else {
+                    break;
+                };
+                let owner = id
+                    .shard()
+                    .and_then(|shard| self.control.owner(region, shard));
+                let (Some(shard), Some(owner)) = (id.shard(), owner) else {
+                    break;
+                };
+                moved.insert((region, id));
+                *load.entry(from).or_insert(1) -= 1;
+                *load.entry(to).or_default() += 1;
+                let (region, fence) = (region.clone(), owner.fence);
+                self.commands.push(ControlCommand::MoveOwner {
+                    region,
+                    shard,
+                    fence,
+                    node: to,
+                });
+            }
+        }
+    }
+
+    fn movable_owner(
+        &self,
+        region: &RegionName,
+        load: &BTreeMap<NodeId, u64>,
+        moved: &BTreeSet<(&RegionName, GroupId)>,
+    ) -> Option<(GroupId, NodeId, NodeId)> {
+        for (from, to) in self.uneven(region, load) {
+            let found = self.shard_groups().find(|(id, group)| {
+                self.owner_of(*id, region) == Some(from)
+                    && !moved.contains(&(region, *id))
+                    && group
+                        .on(to)
+                        .is_some_and(|(replica, state)| self.can_serve(*id, replica, state))
+            });
+            if let Some((id, _)) = found {
+                return Some((id, from, to));
+            }
+        }
+        None
+    }
+
+    /// Plans who should lead: a live voter that stays, in the home region if there is one, else
+    /// where regions lead less than their share and nodes less than others.
+    pub(super) fn leaders(&mut self) {
+        let mut nodes: BTreeMap<NodeId, u64> = BTreeMap::new();
+        let mut open = Vec::new();
+        let mut settled = Vec::new();
+        for (id, group) in self.control.groups() {
+            let candidates = self.heirs(*id, group);
+            let leader = group.leader.and_then(|leader| {
+                candidates
+                    .iter()
+                    .find(|(replica, _)| *replica == leader)
+                    .copied()
+            });
+            match leader {
+                _ if candidates.is_empty() => {}
+                None => open.push((*id, candidates)),
+                Some((_, node)) => {
+                    // The control group is one among many and no burden worth balancing.
+                    if *id != GroupId::Control {
+                        *nodes.entry(node).or_default() += 1;
+                        settled.push(Led {
+                            id: *id,
+                            node,
+                            heirs: candidates,
+                        });
+                    }
+                }
+            }
+        }
+        let mut left = self.options.changes_max.max(1);
+        for (id, candidates) in open {
+            if left == 0 {
+                return;
+            }
+            let best = candidates.iter().min_by(|(_, a), (_, b)| {
+                let share = self.share(*a, *b, &nodes);
+                let load = |node: &NodeId| nodes.get(node).copied().unwrap_or(0);
+                share.then_with(|| {
+                    let key = |node: &NodeId| {
+                        let region = self.region(*node).map(|region| region_lot(id, region));
+                        (region, load(node), lot(id, node.0))
+                    };
+                    key(a).cmp(&key(b))
+                })
+            });
+            let Some((replica, node)) = best else {
+                continue;
+            };
+            if id != GroupId::Control {
+                *nodes.entry(*node).or_default() += 1;
+            }
+            left -= 1;
+            self.commands.push(ControlCommand::PreferLeader {
+                group: id,
+                replica: *replica,
+            });
+        }
+        let mut moved = BTreeSet::new();
+        while left > 0 {
+            let Some((id, replica, from, to)) = self.movable_leader(&settled, &moved, &nodes)
+            else {
+                return;
+            };
+            moved.insert(id);
+            left -= 1;
+            *nodes.entry(from).or_insert(1) -= 1;
+            *nodes.entry(to).or_default() += 1;
+            self.commands
+                .push(ControlCommand::PreferLeader { group: id, replica });
+        }
+    }
+
+    /// Returns a leader that would be better elsewhere: where a region would still lead less, by its
+    /// weight, than the present one does, or a node of the same region at least two fewer.
+    fn movable_leader(
+        &self,
+        settled: &[Led],
+        moved: &BTreeSet<GroupId>,
+        nodes: &BTreeMap<NodeId, u64>,
+    ) -> Option<(GroupId, ReplicaId, NodeId, NodeId)> {
+        let load = |node: NodeId| nodes.get(&node).copied().unwrap_or(0);
+        let movable = settled.iter().filter(|led| !moved.contains(&led.id));
+        let moves = movable.flat_map(|led| {
+            led.heirs
+                .iter()
+                .map(|(replica, to)| (led.id, *replica, led.node, *to))
+        });
+        let better = moves.filter(|(_, _, from, to)| {
+            let (here, there) = (self.region(*from), self.region(*to));
+            if here == there {
+                return load(*from) >= load(*to) + 2;
+            }
+            let (Some(here), Some(there)) = (here, there) else {
+                return false;
+            };
+            let (held, heir) = (self.led_by(here, nodes), self.led_by(there, nodes) + 1);
+            heir * self.weight(here) < held * self.weight(there)
+        });
+        better.max_by_key(|(id, _, from, to)| {
+            let apart = self.region(*from) != self.region(*to);
+            (
+                apart,
+                load(*from),
+                std::cmp::Reverse(load(*to)),
+                lot(*id, to.0),
+            )
+        })
+    }
+
+    /// Compares the shares that the regions of two nodes would lead if each took one more group.
+    fn share(&self, a: NodeId, b: NodeId, nodes: &BTreeMap<NodeId, u64>) -> std::cmp::Ordering {
+        let (Some(a), Some(b)) = (self.region(a), self.region(b)) else {
+            return std::cmp::Ordering::Equal;
+        };
+        let one_more = |region| self.led_by(region, nodes) + 1;
+        let (a_weight, b_weight) = (self.weight(a), self.weight(b));
+        let shares = (one_more(a) * b_weight).cmp(&(one_more(b) * a_weight));
+        // Nothing is a share of nothing: a region of weight 0 comes after any other.
+        (a_weight == 0).cmp(&(b_weight == 0)).then(shares)
+    }
+
+    fn led_by(&self, region: &RegionName, nodes: &BTreeMap<NodeId, u64>) -> u64 {
+        let there = nodes
+            .iter()
+            .filter(|(node, _)| self.region(**node) == Some(region));
+        there.map(|(_, led)| *led).sum()
+    }
+
+    fn weight(&self, region: &RegionName) -> u64 {
+        self.control
+            .regions()
+            .get(region)
+            .map_or(0, |region| u64::from(region.weight))
+    }
+
+    /// Returns the voters that may lead: live ones that stay, only those at home if there are any.
+    fn heirs(&self, id: GroupId, group: &Group) -> Vec<(ReplicaId, NodeId)> {
+        let voters = group.members().filter(|(replica, state)| {
+            group.voters.contains(replica) && self.can_serve(id, *replica, state)
+        });
+        let voters: Vec<_> = voters
+            .map(|(replica, state)| (replica, state.node))
+            .collect();
+        let home = |node: NodeId| self.region(node) == group.home.as_ref();
+        let at_home: Vec<_> = voters
+            .iter()
+            .copied()
+            .filter(|(_, node)| home(*node))
+            .collect();
+        if at_home.is_empty() { voters } else { at_home }
+    }
+
+    /// Returns the pairs of usable nodes of which the first has at least two more than the second,
+    /// the greatest differences first.
+    fn uneven(&self, region: &RegionName, load: &BTreeMap<NodeId, u64>) -> Vec<(NodeId, NodeId)> {
+        let nodes: Vec<_> = self
+            .usable(region)
+            .map(|node| (load.get(&node).copied().unwrap_or(0), node))
+            .collect();
+        let mut pairs = Vec::new();
+        for (more, from) in &nodes {
+            for (less, to) in nodes.iter().filter(|(less, _)| less + 2 <= *more) {
+                pairs.push((more - less, *from, *to));
+            }
+        }
+        pairs.sort_by_key(|(difference, from, to)| (std::cmp::Reverse(*difference), *from, *to));
+        pairs.into_iter().map(|(_, from, to)| (from, to)).collect()
+    }
+
+    fn shard_groups(&self) -> impl Iterator<Item = (GroupId, &Group)> {
+        let groups = self.control.groups().iter();
+        groups
+            .filter(|(id, _)| **id != GroupId::Control)
+            .map(|(id, group)| (*id, group))
+    }
+
+    /// Returns whether nothing is under way in the group, nor begun by this run.
+    fn is_quiet(&self, id: GroupId, group: &Group) -> bool {
+        let victims = self
+            .victims
+            .get(&id)
+            .is_some_and(|victims| !victims.is_empty());
+        let busy = self.changing.contains(&id) || self.copying.contains(&id);
+        !busy && !victims && self.has_quorum(group)
+    }
+
+    /// Returns whether replicas come to the region or go from it, so that anything evened out now
+    /// would be evened out again.
+    fn is_moving(&self, region: &RegionName) -> bool {
+        let in_region = |node: NodeId| self.region(node) == Some(region);
+        let begun = self.commands.iter().any(|command| match command {
+            ControlCommand::AddReplicas { nodes, .. } => nodes.iter().any(|node| in_region(*node)),
+            _ => false,
+        });
+        begun
+            || self.shard_groups().any(|(id, group)| {
+                group.replicas.iter().any(|(replica, state)| {
+                    let moves = state.leaving.is_some()
+                        || self.is_victim(id, *replica)
+                        || !state.ready && self.health(state.node) == Health::Usable;
+                    moves && in_region(state.node)
+                })
+            })
+    }
+
+    fn owner_of(&self, id: GroupId, region: &RegionName) -> Option<NodeId> {
+        self.control
+            .owner(region, id.shard()?)
+            .map(|owner| owner.node)
+    }
+
+    /// Returns whether the replica can own or lead: ready, on a usable node, and meant to stay.
+    fn can_serve(&self, id: GroupId, replica: ReplicaId, state: &Replica) -> bool {
+        state.ready
+            && state.leaving.is_none()
+            && self.health(state.node) == Health::Usable
+            && !self.is_victim(id, replica)
+    }
+}
