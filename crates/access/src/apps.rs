@@ -9,6 +9,8 @@ use crate::encoding::{encode_base64, equal_in_constant_time, hmac_sha256};
 use crate::error::AccessError;
 use crate::name::is_word;
 
+const ID_BYTES_MAX: usize = 64;
+
 /// A key's secret. It is never printed, and compared in constant time.
 #[derive(Clone)]
 pub struct Secret(Box<str>);
@@ -63,16 +65,21 @@ impl ApiKey {
     }
 }
 
-/// `appId.keyId` taken apart; each is a run of ASCII letters, digits, `_` and `-`.
+/// `appId.keyId` taken apart.
 pub(crate) fn split_key_name(name: &str) -> Option<(&str, &str)> {
     name.split_once('.')
-        .filter(|(app, key)| is_word(app) && is_word(key))
+        .filter(|(app, key)| is_id(app) && is_id(key))
+}
+
+/// True for 1 to 64 ASCII letters, digits, `_` and `-`, as the model has it for apps.
+fn is_id(text: &str) -> bool {
+    is_word(text) && text.len() <= ID_BYTES_MAX
 }
 
 /// An app as the configuration gives it.
 #[derive(Debug, Clone)]
 pub struct AppSpec {
-    /// The app's id: ASCII letters, digits, `_`, `-`.
+    /// The app's id: 1 to 64 ASCII letters, digits, `_`, `-`.
     pub id: String,
     /// Its keys.
     pub keys: Vec<KeySpec>,
@@ -81,7 +88,7 @@ pub struct AppSpec {
 /// A key as the configuration gives it.
 #[derive(Debug, Clone)]
 pub struct KeySpec {
-    /// The key's id inside its app: ASCII letters, digits, `_`, `-`.
+    /// The key's id inside its app: 1 to 64 ASCII letters, digits, `_`, `-`.
     pub id: String,
     /// Its secret; not empty, no control characters.
     pub secret: Secret,
@@ -94,8 +101,8 @@ pub struct KeySpec {
 /// Why a configuration of apps is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppsFault {
-    /// An app's or key's id has characters that it must not have.
-    #[error("the id {id:?} may only hold ASCII letters, digits, '_' and '-'")]
+    /// An app's or key's id has a bad length or characters that it must not have.
+    #[error("the id {id:?} is not 1 to 64 ASCII letters, digits, '_' and '-'")]
     MalformedId {
         /// The id.
         id: String,
@@ -204,7 +211,7 @@ impl Apps {
         let mut apps = Self::default();
         let mut faults = Vec::new();
         for spec in specs {
-            if !is_word(&spec.id) {
+            if !is_id(&spec.id) {
                 faults.push(AppsFault::MalformedId { id: spec.id });
                 continue;
             }
@@ -275,7 +282,7 @@ impl Apps {
 }
 
 fn checked_key(app: &Arc<str>, spec: KeySpec) -> Result<Key, AppsFault> {
-    if !is_word(&spec.id) {
+    if !is_id(&spec.id) {
         return Err(AppsFault::MalformedId { id: spec.id });
     }
     let key_name = format!("{app}.{}", spec.id);

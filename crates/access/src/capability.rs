@@ -6,17 +6,16 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
+use crate::error::excerpt;
 use crate::name::{NameFault, Parts};
 use crate::operation::{Operation, Operations};
 use crate::pattern::Pattern;
 
 /// The longest text of a capability, in bytes: it travels inside tokens, and those in URLs.
 pub const CAPABILITY_BYTES_MAX: usize = 16 * 1024;
-/// The most resources that a capability may name as it is read. Intersecting costs the product.
+/// The most resources that a capability may name. Intersecting two costs the product, and only
+/// patterns with wildcards in the middle, which overlap each with each, can yield more than went in.
 pub const RESOURCES_MAX: usize = 256;
-/// The most resources that an intersection may yield. Only patterns with wildcards in the middle
-/// can come near: they may overlap each with each.
-pub const INTERSECTION_MAX: usize = 1024;
 
 /// Why a text is no capability; 40000 with status 400 on the wire.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,16 +29,13 @@ pub enum CapabilityError {
         /// Length of the text.
         bytes: usize,
     },
-    /// More resources than [`RESOURCES_MAX`], or an intersection beyond [`INTERSECTION_MAX`].
-    #[error("the capability names more than {max} resources")]
-    TooManyResources {
-        /// The bound that was passed.
-        max: usize,
-    },
+    /// More resources than [`RESOURCES_MAX`].
+    #[error("the capability names more than {RESOURCES_MAX} resources")]
+    TooManyResources,
     /// A resource cannot be read.
     #[error("the resource {resource:?} is malformed: {fault}")]
     MalformedResource {
-        /// The resource as written.
+        /// The resource as written, cut after 128 characters.
         resource: String,
         /// What is wrong with it.
         #[source]
@@ -48,21 +44,21 @@ pub enum CapabilityError {
     /// An operation does not exist.
     #[error("the operation {operation:?} on {resource:?} is unknown")]
     UnknownOperation {
-        /// The resource as written.
+        /// The resource as written, cut after 128 characters.
         resource: String,
-        /// The operation as written.
+        /// The operation as written, cut likewise.
         operation: String,
     },
     /// A resource has an empty list of operations.
     #[error("the resource {resource:?} has no operations")]
     NoOperations {
-        /// The resource as written.
+        /// The resource as written, cut after 128 characters.
         resource: String,
     },
     /// `*` stands beside other operations, which Ably refuses as contradictory.
     #[error("the resource {resource:?} has other operations beside \"*\"")]
     WildcardNotAlone {
-        /// The resource as written.
+        /// The resource as written, cut after 128 characters.
         resource: String,
     },
 }
@@ -120,7 +116,7 @@ impl Capability {
     pub fn from_value(value: &Value) -> Result<Self, CapabilityError> {
         match value {
             Value::String(text) => Self::parse(text),
-            Value::Object(_) => Self::from_object(value),
+            Value::Object(_) => Self::from_object(value)?.checked(),
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => {
                 Err(CapabilityError::NotAnObjectOfLists)
             }
@@ -132,18 +128,27 @@ impl Capability {
             return Err(CapabilityError::NotAnObjectOfLists);
         };
         if object.len() > RESOURCES_MAX {
-            return Err(CapabilityError::TooManyResources { max: RESOURCES_MAX });
+            return Err(CapabilityError::TooManyResources);
         }
         let mut capability = Self::default();
         for (resource, names) in object {
             let pattern =
                 Pattern::parse(resource).map_err(|fault| CapabilityError::MalformedResource {
-                    resource: resource.clone(),
+                    resource: excerpt(resource),
                     fault,
                 })?;
             capability.grant(pattern, parse_operations(resource, names)?);
         }
         Ok(capability)
+    }
+
+    /// Refuses what [`Capability::parse`] could not read back: tokens carry the text.
+    fn checked(self) -> Result<Self, CapabilityError> {
+        let bytes = self.to_string().len();
+        if bytes > CAPABILITY_BYTES_MAX {
+            return Err(CapabilityError::TooLong { bytes });
+        }
+        Ok(self)
     }
 
     fn grant(&mut self, pattern: Pattern, operations: Operations) {
@@ -217,7 +222,8 @@ impl Capability {
     /// it exactly if both do.
     ///
     /// # Errors
-    /// [`CapabilityError::TooManyResources`] if the result would be beyond [`INTERSECTION_MAX`].
+    /// [`CapabilityError::TooManyResources`] or [`CapabilityError::TooLong`] if the result would be
+    /// beyond the bounds that [`Capability::parse`] sets.
     pub fn intersection(&self, other: &Self) -> Result<Self, CapabilityError> {
         let mut both = Self::default();
         for one in self.grants.values() {
@@ -230,14 +236,12 @@ impl Capability {
                     continue;
                 };
                 both.grant(pattern, operations);
-                if both.grants.len() > INTERSECTION_MAX {
-                    return Err(CapabilityError::TooManyResources {
-                        max: INTERSECTION_MAX,
-                    });
+                if both.grants.len() > RESOURCES_MAX {
+                    return Err(CapabilityError::TooManyResources);
                 }
             }
         }
-        Ok(both)
+        both.checked()
     }
 }
 
@@ -253,21 +257,21 @@ fn parse_operations(resource: &str, names: &Value) -> Result<Operations, Capabil
         if name == "*" {
             if names.len() > 1 {
                 return Err(CapabilityError::WildcardNotAlone {
-                    resource: resource.to_owned(),
+                    resource: excerpt(resource),
                 });
             }
             return Ok(Operations::EVERY);
         }
         let operation =
             Operation::from_name(name).ok_or_else(|| CapabilityError::UnknownOperation {
-                resource: resource.to_owned(),
-                operation: name.clone(),
+                resource: excerpt(resource),
+                operation: excerpt(name),
             })?;
         operations = operations.with(operation);
     }
     if operations.is_empty() {
         return Err(CapabilityError::NoOperations {
-            resource: resource.to_owned(),
+            resource: excerpt(resource),
         });
     }
     Ok(operations)

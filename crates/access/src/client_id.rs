@@ -1,9 +1,9 @@
 //! Who a client may say that it is (contract §4.4).
 
-use crate::error::AccessError;
+use crate::error::{AccessError, excerpt};
 
-/// The longest client id, in bytes. Client ids are kept per presence member in memory.
-pub const CLIENT_ID_BYTES_MAX: usize = 512;
+/// The longest client id, in bytes: as long as the model lets a presence member's id be.
+pub const CLIENT_ID_BYTES_MAX: usize = 256;
 
 /// Which client ids a credential allows; narrowed by [`ClientIdRule::narrow`], which a connection
 /// keeps as its identity.
@@ -48,7 +48,7 @@ impl ClientIdRule {
             Self::Any => Ok(wanted),
             Self::Fixed(_) if *self == wanted => Ok(wanted),
             Self::Fixed(_) | Self::Anonymous => Err(AccessError::IncompatibleClientId {
-                requested: requested.to_owned(),
+                requested: excerpt(requested),
             }),
         }
     }

@@ -7,7 +7,7 @@ use crate::apps::{ApiKey, Apps, Key};
 use crate::capability::Capability;
 use crate::client_id::ClientIdRule;
 use crate::encoding::decode_base64;
-use crate::error::AccessError;
+use crate::error::{AccessError, excerpt};
 use crate::name::Parts;
 use crate::operation::{Operation, Operations};
 use crate::{jwt, token};
@@ -262,7 +262,7 @@ impl Credential {
         } else {
             Err(AccessError::NotPermitted {
                 operation,
-                resource: channel.to_owned(),
+                resource: excerpt(channel),
             })
         }
     }
@@ -277,7 +277,7 @@ impl Credential {
         let operations = self.capability.operations_on(channel);
         if operations.intersection(Operations::ATTACHING).is_empty() {
             return Err(AccessError::NotAttachable {
-                channel: channel.to_owned(),
+                channel: excerpt(channel),
             });
         }
         Ok(operations)
@@ -296,7 +296,7 @@ impl Credential {
         } else {
             Err(AccessError::NotPermitted {
                 operation,
-                resource: format!("{prefix}*"),
+                resource: excerpt(&format!("{prefix}*")),
             })
         }
     }
@@ -336,7 +336,7 @@ fn check_name(channel: &str) -> Result<(), AccessError> {
     match Parts::split(channel) {
         Ok(_) => Ok(()),
         Err(fault) => Err(AccessError::InvalidChannelName {
-            name: channel.to_owned(),
+            name: excerpt(channel),
             fault,
         }),
     }

@@ -166,6 +166,12 @@ pub enum AccessError {
     PresenceWithoutClientId,
 }
 
+/// As much of a client's text as belongs into a message: messages travel in headers and logs.
+pub(crate) fn excerpt(text: &str) -> String {
+    const CHARS_MAX: usize = 128;
+    text.chars().take(CHARS_MAX).collect()
+}
+
 impl AccessError {
     /// The contract's error code.
     pub fn code(&self) -> u32 {

@@ -44,9 +44,7 @@ mod token;
 mod token_request;
 
 pub use apps::{ApiKey, AppSpec, Apps, AppsFault, Key, KeySpec, Secret};
-pub use capability::{
-    CAPABILITY_BYTES_MAX, Capability, CapabilityError, INTERSECTION_MAX, RESOURCES_MAX,
-};
+pub use capability::{CAPABILITY_BYTES_MAX, Capability, CapabilityError, RESOURCES_MAX};
 pub use client_id::{CLIENT_ID_BYTES_MAX, ClientIdRule};
 pub use credential::{Credential, CredentialKind, Presented, TOKEN_BYTES_MAX, authenticate};
 pub use error::AccessError;

@@ -7,7 +7,7 @@ use crate::capability::Capability;
 use crate::client_id::ClientIdRule;
 use crate::credential::Credential;
 use crate::encoding::{encode_base64, equal_in_constant_time, hmac_sha256};
-use crate::error::AccessError;
+use crate::error::{AccessError, excerpt};
 use crate::nonce::NonceWindow;
 use crate::token::{self, TokenDetails};
 
@@ -122,8 +122,8 @@ impl TokenRequest {
     fn check_key_name(&self, expected: &str) -> Result<(), AccessError> {
         match &self.key_name {
             Some(presented) if presented != expected => Err(AccessError::IncompatibleKey {
-                expected: expected.to_owned(),
-                presented: presented.clone(),
+                expected: excerpt(expected),
+                presented: excerpt(presented),
             }),
             Some(_) | None => Ok(()),
         }
@@ -252,7 +252,7 @@ pub fn issue_token(
             presenter.require_key()?;
             if **presenter.key_name() != *key_name {
                 return Err(AccessError::IncompatibleKey {
-                    expected: key_name.to_owned(),
+                    expected: excerpt(key_name),
                     presented: presenter.key_name().to_string(),
                 });
             }

@@ -1,8 +1,8 @@
 //! Capabilities: matching, covering, intersecting, printing.
 
 use headcount_access::{
-    CAPABILITY_BYTES_MAX, Capability, CapabilityError, INTERSECTION_MAX, NameFault, Operation,
-    Operations, RESOURCES_MAX,
+    CAPABILITY_BYTES_MAX, Capability, CapabilityError, NameFault, Operation, Operations,
+    RESOURCES_MAX,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -373,7 +373,7 @@ fn sizes_are_bounded() {
         Capability::parse(&serde_json::to_string(&resources).unwrap())
     };
     assert_eq!(listed(RESOURCES_MAX).unwrap().len(), RESOURCES_MAX);
-    let too_many = CapabilityError::TooManyResources { max: RESOURCES_MAX };
+    let too_many = CapabilityError::TooManyResources;
     assert_eq!(listed(RESOURCES_MAX + 1), Err(too_many));
     let bytes = CAPABILITY_BYTES_MAX + 1;
     assert_eq!(
@@ -391,9 +391,27 @@ fn sizes_are_bounded() {
     let columns = crossing(&|index| format!("*:c{index}"));
     assert_eq!(
         rows.intersection(&columns),
-        Err(CapabilityError::TooManyResources {
-            max: INTERSECTION_MAX
-        })
+        Err(CapabilityError::TooManyResources)
+    );
+
+    let long = |pattern: &dyn Fn(usize) -> String| {
+        let resources: BTreeMap<_, _> = (0..10)
+            .map(|index| (pattern(index), ["subscribe"]))
+            .collect();
+        Capability::parse(&serde_json::to_string(&resources).unwrap()).unwrap()
+    };
+    let rows = long(&|index| format!("{}{index}:*", "r".repeat(500)));
+    let columns = long(&|index| format!("*:c{index}"));
+    let too_long = rows.intersection(&columns).unwrap_err();
+    assert!(
+        matches!(too_long, CapabilityError::TooLong { .. }),
+        "{too_long}"
+    );
+    let object = serde_json::json!({ "x".repeat(CAPABILITY_BYTES_MAX): ["subscribe"] });
+    let too_long = Capability::from_value(&object).unwrap_err();
+    assert!(
+        matches!(too_long, CapabilityError::TooLong { .. }),
+        "{too_long}"
     );
 }
 
@@ -512,6 +530,7 @@ proptest! {
         let forth = one.intersection(&two).unwrap();
         let back = two.intersection(&one).unwrap();
         prop_assert_eq!(forth.permits(operation, &resource), both);
+        prop_assert_eq!(&capability(&forth.to_string()), &forth);
         prop_assert_eq!(back, forth);
     }
 
