@@ -1,0 +1,88 @@
+# The only front door: whatever a person or CI runs is a target here.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+.NOTPARALLEL:
+
+CARGO ?= cargo
+LOCKED := --locked
+# Never through RUSTFLAGS: those are part of every dependency's fingerprint, so each change of them
+# rebuilds the world.
+DENY := -D warnings
+# Tools from PyPI are put here by `make tools`, apart from the machine's own Python.
+VENV := target/venv/bin
+
+# $(call have,COMMAND): the command's path, or nothing.
+have = $(shell command -v $(1) 2>/dev/null)
+# $(call tool,COMMAND,ARGUMENTS): runs a tool, or says that it is passed over, which CI does not
+# accept of those it needs.
+tool = if path=$$(command -v $(VENV)/$(1) || command -v $(1)); then $$path $(2); \
+	else echo "skipped: $(1) is not installed (make tools)"; $(if $(filter $(1),$(CI_NEEDS)),exit 1,:); fi
+CI_NEEDS := $(if $(CI),typos)
+
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
+
+help: ## List these targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 18
+
+build: ## Build the binary `headcount` for development
+	$(CARGO) build $(LOCKED) -p headcount
+
+check: ## Type-check everything, tests included
+	$(CARGO) check $(LOCKED) --workspace --all-targets
+
+verify: fmt-check tidy typos lint docs machete deny test deploy-check ## Everything that must be green; changes no file
+
+fmt-check: ## Formatting is what `make fix` would leave
+	$(CARGO) fmt --all --check
+
+tidy: ## The house rules (tests/tidy); runs in seconds
+	$(CARGO) test $(LOCKED) --quiet -p headcount-tidy
+
+lint: ## Clippy on all targets, warnings denied
+	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- $(DENY)
+
+docs: ## Build the documentation, private items too; dead links are errors
+	RUSTDOCFLAGS="$(DENY)" $(CARGO) doc $(LOCKED) --workspace --no-deps --document-private-items
+
+fix: ## Apply what tools can mend: clippy, typos, formatting; the only target that edits sources
+	$(CARGO) clippy $(LOCKED) --workspace --all-targets --fix --allow-dirty --allow-staged
+	@$(call tool,typos,--config .typos.toml --write-changes)
+	$(CARGO) fmt --all
+
+test: ## All tests a newcomer needs to see green: unit, property, system, clients
+ifneq ($(call have,cargo-nextest),)
+	$(CARGO) nextest run $(LOCKED) --workspace $(if $(CI),--profile ci)
+	$(CARGO) test $(LOCKED) --workspace --doc
+else
+	$(CARGO) test $(LOCKED) --workspace
+endif
+	@if [ -x tests/clients/run ]; then tests/clients/run; fi
+
+scenarios: ## Re-record the golden effects of the stages; understand the diff before committing it
+	UPDATE=1 $(CARGO) test $(LOCKED) --workspace --lib scenario
+
+proto-surface: ## Re-record proto/surface.txt after a deliberate change of the protocol
+	UPDATE=1 $(CARGO) test $(LOCKED) -p headcount-wire --test main surface
+
+demo: ## Three regions on loopback, a story played on them, then left running
+	$(CARGO) run $(LOCKED) --release -p headcount -- demo
+
+typos: ## Spelling
+	@$(call tool,typos,--config .typos.toml)
+
+machete: ## Dependencies that nobody uses
+	@$(call tool,cargo-machete)
+
+deny: ## Licences, sources and bans of the dependencies
+	@$(call tool,cargo-deny,--locked check bans licenses sources)
+
+deploy-check: ## Render and validate what is below deploy/ (kubectl and Python; CI insists on both)
+	deploy/validate.sh
+
+tools: ## Install the tools that checks use and that can be had here; never fails
+	.ci/tools
+
+ci: tools verify ## What CI runs
