@@ -33,7 +33,7 @@ build: ## Build the binary `headcount` for development
 check: ## Type-check everything, tests included
 	$(CARGO) check $(LOCKED) --workspace --all-targets
 
-verify: fmt-check tidy typos lint docs machete deny test deploy-check ## Everything that must be green; changes no file
+verify: fmt-check tidy typos machete deny lint docs deploy-check test ## Everything that must be green; changes no file
 
 fmt-check: ## Formatting is what `make fix` would leave
 	$(CARGO) fmt --all --check
@@ -53,11 +53,11 @@ fix: ## Apply what tools can mend: clippy, typos, formatting; the only target th
 	$(CARGO) fmt --all
 
 test: ## All tests a newcomer needs to see green: unit, property, system, clients
+	$(CARGO) test $(LOCKED) --workspace --doc
 ifneq ($(call have,cargo-nextest),)
 	$(CARGO) nextest run $(LOCKED) --workspace $(if $(CI),--profile ci)
-	$(CARGO) test $(LOCKED) --workspace --doc
 else
-	$(CARGO) test $(LOCKED) --workspace
+	$(CARGO) test $(LOCKED) --workspace --lib --bins --tests
 endif
 	@if [ -x tests/clients/run ]; then tests/clients/run; fi
 
@@ -79,7 +79,7 @@ machete: ## Dependencies that nobody uses
 deny: ## Licences, sources and bans of the dependencies
 	@$(call tool,cargo-deny,--locked check bans licenses sources)
 
-deploy-check: ## Render and validate what is below deploy/ (kubectl and Python; CI insists on both)
+deploy-check: build ## Render and validate what is below deploy/ (kubectl and Python; CI insists on both)
 	deploy/validate.sh
 
 tools: ## Install the tools that checks use and that can be had here; never fails
