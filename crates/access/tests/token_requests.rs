@@ -149,7 +149,7 @@ fn the_timestamp_is_within_two_minutes_either_way() {
 }
 
 #[test]
-fn a_nonce_is_good_for_one_use_and_one_key() {
+fn a_nonce_is_good_for_one_use_with_each_key() {
     let mut nonces = NonceWindow::new(10);
     assert!(issue_at(&plain(), &mut nonces, NOW_MS).is_ok());
     assert_eq!(
@@ -161,6 +161,20 @@ fn a_nonce_is_good_for_one_use_and_one_key() {
         issue_at(&plain(), &mut nonces, last),
         Err(AccessError::NonceReplayed)
     );
+    let mut body = json!({ "keyName": "dev.nometa", "timestamp": NOW_MS, "nonce": NONCE });
+    let request = TokenRequest::from_value(&body).unwrap();
+    body["mac"] = json!(request.mac(&Secret::new("nometa-secret")).unwrap());
+    let request = TokenRequest::from_value(&body).unwrap();
+    let of_other_key = issue_token(
+        &apps(),
+        "dev.nometa",
+        &request,
+        None,
+        &mut nonces,
+        [1; 16],
+        NOW_MS,
+    );
+    assert!(of_other_key.is_ok());
     // Once it is forgotten, the timestamp has become too old.
     assert_eq!(
         issue_at(&plain(), &mut nonces, last + 1)
