@@ -1,0 +1,277 @@
+//! What one subscriber was told of a region ahead of the log: what its cursor says, at work.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use headcount_model::{
+    ChannelKey, EarlyMark, Event, Fence, RegionName, TOLD_MAX, Told, WatchEvent,
+};
+
+use crate::log::{Correction, Mark, Relation, relate};
+
+/// Ahead: the told-but-unlogged transitions of a region's fence, those of the filter's channels
+/// only. At most [`TOLD_MAX`] are listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ahead {
+    pub(crate) region: RegionName,
+    pub(crate) fence: Fence,
+    /// Every transition up to this number was told.
+    pub(crate) number: u64,
+    /// By ascending number.
+    told: Vec<Told>,
+    /// If the list is not complete: the last number that may be missing from it.
+    overflow: Option<u64>,
+    /// Every number up to this one is consumed, as far as this subscriber cares.
+    consumed: u64,
+}
+
+/// What the marks of an entry mean for somebody who reads the log alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Resolution {
+    /// Tell these.
+    Correct(Vec<(ChannelKey, Correction)>),
+    /// More was told than is known here, and its fence has ended.
+    Lost,
+}
+
+impl Ahead {
+    pub(crate) fn new(region: RegionName, fence: Fence) -> Self {
+        Self {
+            region,
+            fence,
+            number: 0,
+            told: Vec::new(),
+            overflow: None,
+            consumed: 0,
+        }
+    }
+
+    pub(crate) fn from_mark(mark: EarlyMark) -> Self {
+        let consumed = mark
+            .told
+            .first()
+            .map_or(0, |told| told.number.saturating_sub(1));
+        Self {
+            region: mark.region,
+            fence: mark.fence,
+            number: mark.number,
+            told: mark.told,
+            overflow: mark.overflow.then_some(mark.number),
+            consumed,
+        }
+    }
+
+    /// What a cursor says of it; nothing if the log has all that was told.
+    pub(crate) fn to_mark(&self) -> Option<EarlyMark> {
+        (!self.is_resolved()).then(|| EarlyMark {
+            region: self.region.clone(),
+            fence: self.fence,
+            number: self.number,
+            told: self.told.clone(),
+            overflow: self.overflow.is_some(),
+        })
+    }
+
+    /// Whether the log has caught up with everything that was told.
+    pub(crate) fn is_resolved(&self) -> bool {
+        self.told.is_empty() && self.overflow.is_none()
+    }
+
+    /// Notes a transition of a watched channel that is told now.
+    pub(crate) fn tell(&mut self, number: u64, channel: &ChannelKey, active: bool) {
+        if self.is_resolved() {
+            self.consumed = self.consumed.max(number.saturating_sub(1));
+        }
+        self.number = number;
+        if self.told.len() >= TOLD_MAX {
+            self.overflow = Some(number);
+        } else {
+            self.told.push(Told {
+                number,
+                channel: channel.clone(),
+                active,
+            });
+        }
+    }
+
+    /// Takes an event of the log and returns whether it is news.
+    pub(crate) fn take(&mut self, event: &Event) -> bool {
+        match relate(event, &self.region, self.fence, self.number) {
+            Relation::Unrelated => true,
+            Relation::Copy(number) => {
+                self.copy(number, &event.channel);
+                false
+            }
+            Relation::Next(_) | Relation::Foreign => self.supersede(&event.channel, event.active),
+        }
+    }
+
+    /// Notes the log's copy of a told transition; earlier ones of its channel are settled with it.
+    fn copy(&mut self, number: u64, channel: &ChannelKey) {
+        self.told
+            .retain(|told| told.number > number || told.channel != *channel);
+    }
+
+    /// Notes that the log says something else of the channel, and returns whether it is news.
+    pub(crate) fn supersede(&mut self, channel: &ChannelKey, active: bool) -> bool {
+        let last = self.told.iter().rfind(|told| told.channel == *channel);
+        let news = last.is_none_or(|told| told.active != active);
+        self.told.retain(|told| told.channel != *channel);
+        news
+    }
+
+    /// Takes the marks of an entry with these events, for somebody who reads the log alone.
+    pub(crate) fn settle(&mut self, marks: &[Mark], events: &[Arc<WatchEvent>]) -> Resolution {
+        let mut corrections = Vec::new();
+        for mark in marks {
+            match mark {
+                Mark::Numbered {
+                    region,
+                    fence,
+                    number,
+                } if *region == self.region && *fence == self.fence => {
+                    if self.splits_a_pair(*number, events) {
+                        return Resolution::Lost;
+                    }
+                    let complete = self.overflow.is_none();
+                    corrections.append(&mut self.consume(*number));
+                    if !complete && !corrections.is_empty() {
+                        return Resolution::Lost;
+                    }
+                }
+                Mark::Claimed { region, fence } if *region == self.region => {
+                    if *fence > self.fence && self.overflow.is_some() {
+                        return Resolution::Lost;
+                    }
+                }
+                Mark::Settled { region, fence } if *region == self.region => {
+                    if *fence > self.fence {
+                        corrections.append(&mut self.end());
+                    }
+                }
+                Mark::Expired {
+                    region,
+                    fence,
+                    done,
+                } if *region == self.region => {
+                    if *fence >= self.fence && self.overflow.is_some() {
+                        return Resolution::Lost;
+                    }
+                    if *fence >= self.fence && *done {
+                        corrections.append(&mut self.end());
+                    }
+                }
+                Mark::Numbered { .. }
+                | Mark::Claimed { .. }
+                | Mark::Settled { .. }
+                | Mark::Expired { .. } => {}
+            }
+        }
+        Resolution::Correct(corrections)
+    }
+
+    /// Whether the list is incomplete and these marks end the fence by expiry: then the entry's
+    /// own events cannot be judged either.
+    pub(crate) fn is_lost_to_expiry(&self, marks: &[Mark]) -> bool {
+        self.overflow.is_some()
+            && marks.iter().any(|mark| {
+                matches!(mark, Mark::Expired { region, fence, .. }
+                    if *region == self.region && *fence >= self.fence)
+            })
+    }
+
+    /// Takes the marks of an entry for somebody who follows the feed, which settles more exactly:
+    /// only the list for the cursor is kept in step.
+    pub(crate) fn follow(&mut self, marks: &[Mark]) {
+        for mark in marks {
+            match mark {
+                Mark::Numbered {
+                    region,
+                    fence,
+                    number,
+                } if *region == self.region && *fence == self.fence => {
+                    self.consume(*number);
+                }
+                Mark::Settled { region, fence }
+                    if *region == self.region && *fence > self.fence =>
+                {
+                    self.end();
+                }
+                Mark::Expired {
+                    region,
+                    fence,
+                    done: true,
+                } if *region == self.region && *fence >= self.fence => {
+                    self.end();
+                }
+                Mark::Numbered { .. }
+                | Mark::Claimed { .. }
+                | Mark::Settled { .. }
+                | Mark::Expired { .. } => {}
+            }
+        }
+    }
+
+    /// With an incomplete list: whether numbers on both sides of what was told were consumed
+    /// without a copy, so that a dropped pair (R7) may have been told by half.
+    fn splits_a_pair(&self, mark: u64, events: &[Arc<WatchEvent>]) -> bool {
+        if self.overflow.is_none() || mark <= self.number || self.consumed >= self.number {
+            return false;
+        }
+        let numbers = events.iter().filter_map(|event| {
+            match relate(&event.event, &self.region, self.fence, 0) {
+                Relation::Next(number) => Some(number),
+                Relation::Unrelated | Relation::Copy(_) | Relation::Foreign => None,
+            }
+        });
+        let copies: BTreeSet<u64> = numbers.collect();
+        let dropped = |from: u64, to: u64| (copies.range(from..=to).count() as u64) < to + 1 - from;
+        dropped(self.consumed + 1, self.number) && dropped(self.number + 1, mark)
+    }
+
+    /// Notes that every number up to `mark` is consumed, and returns what must be told.
+    fn consume(&mut self, mark: u64) -> Vec<(ChannelKey, Correction)> {
+        self.consumed = self.consumed.max(mark);
+        if self.overflow.is_some_and(|number| number <= mark) {
+            self.overflow = None;
+        }
+        let mut corrections = Vec::new();
+        // A channel whose last told number is above the mark is left whole: what the log says of
+        // it is known from the first that was told.
+        let open: BTreeSet<ChannelKey> = self
+            .told
+            .iter()
+            .filter(|told| told.number > mark)
+            .map(|told| told.channel.clone())
+            .collect();
+        let (stay, gone): (Vec<Told>, Vec<Told>) = self
+            .told
+            .drain(..)
+            .partition(|told| open.contains(&told.channel));
+        self.told = stay;
+        for (at, last) in gone.iter().enumerate() {
+            if gone[at + 1..]
+                .iter()
+                .any(|later| later.channel == last.channel)
+            {
+                continue;
+            }
+            let first = gone.iter().find(|told| told.channel == last.channel);
+            let logged = !first.expect("the last is one of them").active;
+            if logged != last.active {
+                let correction = Correction {
+                    number: last.number,
+                    active: logged,
+                };
+                corrections.push((last.channel.clone(), correction));
+            }
+        }
+        corrections
+    }
+
+    /// Notes that nothing more of the fence will be logged, and returns what must be told.
+    fn end(&mut self) -> Vec<(ChannelKey, Correction)> {
+        self.overflow = None;
+        self.consume(u64::MAX)
+    }
+}
