@@ -5,7 +5,8 @@ use std::ops::Bound;
 
 use headcount_model::{
     AppId, Batch, ChannelKey, ChannelName, Claim, Command, Entry, Event, EventId, EventKind, Fence,
-    LoggedEvent, Occupancy, OwnerRef, Pacing, Position, RegionName, Timestamp, Transition,
+    Logged, LoggedEvent, Mark, Occupancy, OwnerRef, Pacing, Position, RegionName, Timestamp,
+    Transition,
 };
 
 use crate::channel::{Channel, Told};
@@ -15,8 +16,8 @@ use crate::{DUE_CHUNK, EXPIRE_CHUNK, OCCUPANCY_INTERVAL_MAX, Shard};
 /// What an entry did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
-    /// The entry's events, in order. The ordinal of each is its place here.
-    pub events: Vec<LoggedEvent>,
+    /// What it told, for the feed and the journal.
+    pub logged: Logged,
     /// What became of each command, in the entry's order.
     pub outcomes: Vec<Outcome>,
 }
@@ -48,6 +49,7 @@ impl Shard {
             coordinator: entry.coordinator,
             drafts: Vec::new(),
             touched: BTreeMap::new(),
+            marks: Vec::new(),
         };
         let outcomes = entry
             .commands
@@ -55,9 +57,9 @@ impl Shard {
             .map(|command| self.command(&mut run, command))
             .collect();
         self.decide_occupancy(&mut run);
-        let events = self.assemble(run);
+        let logged = self.assemble(run);
         self.check_invariants();
-        Applied { events, outcomes }
+        Applied { logged, outcomes }
     }
 
     fn command(&mut self, run: &mut Run, command: Command) -> Outcome {
@@ -65,7 +67,7 @@ impl Shard {
             Command::Claim(claim) => self.claim(run, claim),
             Command::Batch(batch) => self.batch(run, batch),
             Command::ExpireRegion(owner) => self.expire(run, &owner),
-            Command::Settled(owner) => self.settle(&owner),
+            Command::Settled(owner) => self.settle(run, owner),
             Command::Configure(pacing) => self.configure(pacing),
             Command::Tick => self.tick(run),
         }
@@ -85,6 +87,7 @@ impl Shard {
                 Outcome::Fenced(region.fence)
             };
         }
+        let before = region.number;
         for tail in claim.tails {
             for transition in tail.transitions {
                 let region = &self.regions[usize::from(at)];
@@ -94,9 +97,18 @@ impl Shard {
                 }
             }
         }
+        self.mark_number(run, at, before);
         let region = &mut self.regions[usize::from(at)];
+        let OwnerRef {
+            region: name,
+            fence,
+        } = claim.owner.clone();
+        run.marks.push(Mark::Claimed {
+            region: name,
+            fence,
+        });
         *region = Region {
-            fence: claim.owner.fence,
+            fence,
             node: claim.node,
             incarnation: claim.incarnation,
             ..Region::new(claim.owner.region)
@@ -121,6 +133,7 @@ impl Shard {
             return Outcome::OutOfSequence(region.sequence);
         }
         region.sequence = batch.sequence;
+        let before = region.number;
         let mut dropped = batch.dropped.into_iter().peekable();
         for transition in batch.transitions {
             let region = &mut self.regions[usize::from(at)];
@@ -135,6 +148,7 @@ impl Shard {
         while dropped.next_if_eq(&(region.number + 1)).is_some() {
             region.number += 1;
         }
+        self.mark_number(run, at, before);
         for register in batch.registers {
             self.register(run, at, &register.channel, register.occupancy);
         }
@@ -257,10 +271,17 @@ impl Shard {
         let Some(after) = region.expiring.take() else {
             return Outcome::Repeated;
         };
+        let OwnerRef { region, fence } = owner.clone();
         let chunk: Vec<ChannelKey> = self.keys_after(after.as_ref()).take(EXPIRE_CHUNK).collect();
         if chunk.len() == EXPIRE_CHUNK {
             self.regions[usize::from(at)].expiring = Some(chunk.last().cloned());
         }
+        let done = self.regions[usize::from(at)].expiring.is_none();
+        run.marks.push(Mark::Expired {
+            region,
+            fence,
+            done,
+        });
         for key in chunk {
             if self
                 .channel(&key)
@@ -283,7 +304,7 @@ impl Shard {
         Outcome::Done
     }
 
-    fn settle(&mut self, owner: &OwnerRef) -> Outcome {
+    fn settle(&mut self, run: &mut Run, owner: OwnerRef) -> Outcome {
         let Some(at) = self.region_index(owner.region.as_str()) else {
             return Outcome::Fenced(Fence(0));
         };
@@ -292,9 +313,23 @@ impl Shard {
             return Outcome::Fenced(region.fence);
         }
         if std::mem::replace(&mut region.settled, true) {
-            Outcome::Repeated
-        } else {
-            Outcome::Done
+            return Outcome::Repeated;
+        }
+        let OwnerRef { region, fence } = owner;
+        run.marks.push(Mark::Settled { region, fence });
+        Outcome::Done
+    }
+
+    /// Marks that transitions were consumed, if any were.
+    fn mark_number(&self, run: &mut Run, at: RegionIndex, before: u64) {
+        let region = &self.regions[usize::from(at)];
+        if region.number != before {
+            let (region, fence, number) = (region.name.clone(), region.fence, region.number);
+            run.marks.push(Mark::Numbered {
+                region,
+                fence,
+                number,
+            });
         }
     }
 
@@ -350,12 +385,13 @@ impl Shard {
     }
 
     /// Puts the occupancy events in their places and gives every event its position.
-    fn assemble(&mut self, run: Run) -> Vec<LoggedEvent> {
+    fn assemble(&mut self, run: Run) -> Logged {
         let Run {
             stamp,
             coordinator,
             drafts,
             mut touched,
+            marks,
         } = run;
         let occupancy = |touched: &Touched| Draft {
             id: None,
@@ -420,7 +456,13 @@ impl Shard {
                 self.channel_mut(&key).previous = facts.previous.unwrap_or_default();
             }
         }
-        events
+        Logged {
+            index: self.applied,
+            stamp,
+            coordinator,
+            events,
+            marks,
+        }
     }
 
     /// Drops what no longer holds anything back. Bounded, so that no entry pays for many others.
@@ -529,6 +571,7 @@ struct Run {
     coordinator: RegionName,
     drafts: Vec<(ChannelKey, Draft)>,
     touched: BTreeMap<ChannelKey, Touched>,
+    marks: Vec<Mark>,
 }
 
 /// An event before it has a place in the log.

@@ -99,7 +99,7 @@ impl Log {
 
     /// Applies one command and returns its events as "kind@region connections".
     fn tell(&mut self, command: Command) -> Vec<String> {
-        told(&self.apply(vec![command]).events)
+        told(&self.apply(vec![command]).logged.events)
     }
 }
 
@@ -176,7 +176,7 @@ fn two_regions_in_one_entry_open_once() {
         "region.active@eu 1",
         "occupancy@eu 2",
     ];
-    assert_eq!(told(&both.events), expected);
+    assert_eq!(told(&both.logged.events), expected);
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn regional_events_are_copied_from_their_transition() {
         ..transition(1, "c", true)
     };
     let applied = log.apply(vec![Command::Batch(batch("us", 4, 1, vec![transition]))]);
-    let event = &applied.events[0].event;
+    let event = &applied.logged.events[0].event;
     let (era, shard, region) = (Era(0), ShardId(7), RegionName::new("us").unwrap());
     let id = EventId::Transition {
         era,
@@ -376,6 +376,7 @@ fn expiry_goes_on_in_chunks_and_a_claim_cancels_it() {
     let first = log.apply(vec![Command::ExpireRegion(owner("us", 1))]);
     let closed = |applied: &Applied| {
         applied
+            .logged
             .events
             .iter()
             .filter(|event| event.event.kind == EventKind::Closed)
@@ -581,7 +582,10 @@ fn play(steps: &[Step]) -> (Shard, Vec<(Entry, Applied)>) {
 fn fold(history: &[(Entry, Applied)]) -> BTreeMap<ChannelKey, BTreeSet<RegionName>> {
     let mut active: BTreeMap<ChannelKey, BTreeSet<RegionName>> = BTreeMap::new();
     let mut open: BTreeSet<ChannelKey> = BTreeSet::new();
-    for event in history.iter().flat_map(|(_, applied)| &applied.events) {
+    for event in history
+        .iter()
+        .flat_map(|(_, applied)| &applied.logged.events)
+    {
         let event = &event.event;
         let regions = active.entry(event.channel.clone()).or_default();
         match event.kind {
@@ -642,7 +646,7 @@ proptest! {
         let mut ids = BTreeSet::new();
         let mut last = BTreeMap::new();
         for (_, applied) in &history {
-            for (ordinal, event) in applied.events.iter().enumerate() {
+            for (ordinal, event) in applied.logged.events.iter().enumerate() {
                 prop_assert!(ids.insert(event.event.id.clone()));
                 prop_assert_eq!(event.position.ordinal as usize, ordinal);
                 let previous = last.remove(&event.event.channel);
@@ -678,8 +682,8 @@ proptest! {
         let mut events = Vec::new();
         for (entry, _) in &history {
             let expiry = matches!(entry.commands[..], [Command::ExpireRegion(_)]);
-            events.push(twice.apply(twice.applied() + 1, entry.clone()).events);
-            let repeated = twice.apply(twice.applied() + 1, entry.clone()).events;
+            events.push(twice.apply(twice.applied() + 1, entry.clone()).logged.events);
+            let repeated = twice.apply(twice.applied() + 1, entry.clone()).logged.events;
             prop_assert!(repeated.is_empty() || expiry, "{:?} told {:?}", entry, repeated);
         }
         let facts = |shard: &Shard| -> Vec<_> {
@@ -698,7 +702,7 @@ proptest! {
         history.push((entry, applied));
         prop_assert_eq!(shard.next_due(), None);
         let mut told: BTreeMap<ChannelKey, Occupancy> = BTreeMap::new();
-        for event in history.iter().flat_map(|(_, applied)| &applied.events) {
+        for event in history.iter().flat_map(|(_, applied)| &applied.logged.events) {
             if event.event.kind == EventKind::Occupancy {
                 told.insert(event.event.channel.clone(), event.event.occupancy);
             }

@@ -22,6 +22,7 @@ mod cursor;
 mod event;
 mod gather;
 mod ids;
+mod journal;
 mod limits;
 mod occupancy;
 mod protocol;
@@ -43,19 +44,18 @@ pub use ids::{
     AppId, ChannelKey, ChannelName, ConnectionId, EdgeId, Era, Fence, Incarnation, MemberId,
     NameError, NodeId, RegionName, ReplicaId, ShardId,
 };
+pub use journal::{Logged, Mark};
 pub use limits::{
     APP_BYTES_MAX, CHANNEL_BYTES_MAX, COUNT_MAX, ID_BYTES_MAX, REGION_BYTES_MAX, SHARDS_MAX,
 };
 pub use occupancy::{Category, Modes, Occupancy};
 pub use protocol::{Batch, Claim, Command, Entry, OwnerRef, Pacing, Register, Tail, Transition};
 pub use report::{
-    EDGE_BYTES_MAX, Hello, Refusal, RefusalReason, ReportAck, ReportBatch, ReportItem, SessionError,
-    Welcome,
+    EDGE_BYTES_MAX, Hello, Refusal, RefusalReason, ReportAck, ReportBatch, ReportItem,
+    SessionError, Welcome,
 };
 pub use shard::{channel_hash, shard_of};
 pub use snapshot::{ChannelSnapshot, RegionSnapshot, ShardSnapshot, ToldOccupancy};
 pub use stage::Stage;
 pub use time::{Monotonic, Now, Timestamp};
-pub use watch::{
-    EventKinds, WatchEnd, WatchError, WatchEvent, WatchFilter, WatchItem,
-};
+pub use watch::{EventKinds, WatchEnd, WatchError, WatchEvent, WatchFilter, WatchItem};

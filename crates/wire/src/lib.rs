@@ -4,8 +4,34 @@
 //! else in this crate turns those types into words of `headcount-model` and back: outward with
 //! `From`, inward with `TryFrom` and an error that names the field.
 
+mod error;
+mod gossip;
+mod journal;
+mod names;
+mod shard;
+mod snapshot;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::WireError;
+pub use gossip::{Parcel, ParcelBody, decode_parcels, encode_parcels};
+pub use journal::{decode_logged, encode_logged};
+pub use names::{NAMES_MAX, NameReader, NameWriter};
+pub use shard::{decode_entry, encode_entry};
+pub use snapshot::{decode_snapshot, encode_snapshot};
+
 /// Generated types and services, one module per protobuf package.
-#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, missing_debug_implementations, reason = "generated")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::nursery,
+    clippy::pedantic,
+    unreachable_pub,
+    missing_debug_implementations,
+    reason = "generated"
+)]
 pub mod proto {
     mod generated {
         include!(concat!(env!("OUT_DIR"), "/headcount.rs"));
