@@ -29,7 +29,8 @@ pub enum Input {
         /// The batch.
         batch: ReportBatch,
     },
-    /// The edge said goodbye on the stream: its session ends at once. Nothing answers.
+    /// The edge said goodbye on the stream: its session ends at once, and so do its older ones.
+    /// Nothing answers.
     Goodbye {
         /// The stream.
         stream: StreamId,

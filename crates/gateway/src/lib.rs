@@ -34,7 +34,18 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod config;
+mod gateway;
 mod io;
+mod sessions;
+mod slab;
+mod table;
+mod uplink;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
 
 pub use config::Config;
+pub use gateway::{Gateway, Stats};
 pub use io::{Effect, Input, StreamId};

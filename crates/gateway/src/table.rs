@@ -1,0 +1,707 @@
+//! What is attached, by source, and the registers that it adds up to.
+
+use std::collections::BTreeMap;
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use headcount_model::{
+    AppId, COUNT_MAX, Category, ChannelKey, ChannelName, ConnectionId, GatewayItem, MemberId,
+    Modes, Occupancy, RefusalReason, ReportItem, SourceId, channel_hash,
+};
+use smallvec::SmallVec;
+
+use crate::config::Config;
+use crate::slab::Slab;
+use crate::uplink::{CONTROL, Register, Shard, State};
+
+/// Where a register is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    shard: u16,
+    register: u32,
+}
+
+/// A connection's place on a channel.
+#[derive(Clone, Copy, Debug)]
+struct Attachment {
+    register: u32,
+    shard: u16,
+    modes: Modes,
+    /// Whether [`Source::members`] has an entry for it.
+    has_members: bool,
+}
+
+impl Attachment {
+    fn place(&self) -> Place {
+        Place {
+            shard: self.shard,
+            register: self.register,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Connection {
+    id: ConnectionId,
+    /// By ascending place.
+    attachments: SmallVec<[Attachment; 2]>,
+}
+
+/// Who counts: a session of an edge, or the node's clients of one app.
+#[derive(Debug)]
+struct Source {
+    id: SourceId,
+    app: AppId,
+    /// Everything attached was told.
+    complete: bool,
+    /// Attachments, members and channels told by counts.
+    entries: usize,
+    /// Its registers by name.
+    channels: HashTable<Place>,
+    connections: Slab<Connection>,
+    /// Numbers of connections by id.
+    connection_ids: HashTable<u32>,
+    /// Members by number of the connection and place; ascending, never empty.
+    members: BTreeMap<(u32, Place), SmallVec<[MemberId; 1]>>,
+}
+
+/// All sources of the node, and the shards that their registers belong to.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(crate) shards: Vec<Shard>,
+    /// Shards that have something to tell and were not looked at since, each once.
+    pub(crate) dirty: Vec<u16>,
+    sources: Slab<Source>,
+    names: FixedState,
+    /// Sum of what the sources have.
+    entries: usize,
+    entries_max: usize,
+    activity_max: usize,
+}
+
+impl Table {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            shards: (0..config.shards.max(1)).map(|_| Shard::new()).collect(),
+            dirty: Vec::new(),
+            sources: Slab::new(),
+            names: FixedState::with_seed(config.hash_seed),
+            entries: 0,
+            entries_max: config.entries_max,
+            activity_max: config.activity_max,
+        }
+    }
+
+    pub(crate) fn entries(&self) -> usize {
+        self.entries
+    }
+
+    /// Adds a source with nothing attached.
+    pub(crate) fn open_source(&mut self, id: SourceId, app: AppId) -> u32 {
+        self.sources.insert(Source {
+            id,
+            app,
+            complete: false,
+            entries: 0,
+            channels: HashTable::new(),
+            connections: Slab::new(),
+            connection_ids: HashTable::new(),
+            members: BTreeMap::new(),
+        })
+    }
+
+    pub(crate) fn is_complete(&self, source: u32) -> bool {
+        self.sources.at(source).complete
+    }
+
+    /// Marks a source as told whole, and tells every owner after its registers.
+    pub(crate) fn complete_source(&mut self, source: u32) {
+        let source = self.sources.at_mut(source);
+        source.complete = true;
+        let id = source.id.clone();
+        self.say_to_all(&GatewayItem::SourceComplete(id));
+    }
+
+    /// Takes a source out with everything that it attached, and tells every owner.
+    pub(crate) fn end_source(&mut self, source: u32) {
+        let source = self.sources.remove(source);
+        self.entries -= source.entries;
+        for place in &source.channels {
+            let shard = &mut self.shards[usize::from(place.shard)];
+            let register = shard.registers.at_mut(place.register);
+            if register.state.queued {
+                register.state.dead = true;
+            } else {
+                let _gone = shard.registers.remove(place.register);
+            }
+        }
+        self.say_to_all(&GatewayItem::SourceEnded(source.id));
+    }
+
+    /// Queues an item for every owner that can hear it.
+    pub(crate) fn say_to_all(&mut self, item: &GatewayItem) {
+        for number in 0..self.shards.len() {
+            let shard = &mut self.shards[number];
+            if shard.live {
+                shard.say(item.clone());
+                self.schedule(number as u16);
+            }
+        }
+    }
+
+    /// Puts a shard on the list for the next flush.
+    pub(crate) fn schedule(&mut self, shard: u16) {
+        let scheduled = &mut self.shards[usize::from(shard)].scheduled;
+        if !std::mem::replace(scheduled, true) {
+            self.dirty.push(shard);
+        }
+    }
+
+    /// Counts one item of a source; what it refuses changed nothing.
+    pub(crate) fn apply(&mut self, source: u32, item: ReportItem) -> Result<(), RefusalReason> {
+        match item {
+            ReportItem::Attach {
+                connection,
+                channel,
+                modes,
+            } => self.attach(source, connection, channel, modes),
+            ReportItem::Detach {
+                connection,
+                channel,
+            } => {
+                self.detach(source, &connection, &channel);
+                Ok(())
+            }
+            ReportItem::PresenceEnter {
+                connection,
+                channel,
+                member,
+            } => self.enter(source, connection, channel, member),
+            ReportItem::PresenceLeave {
+                connection,
+                channel,
+                member,
+            } => {
+                self.leave(source, &connection, &channel, &member);
+                Ok(())
+            }
+            ReportItem::ConnectionClosed { connection } => {
+                self.close_connection(source, &connection);
+                Ok(())
+            }
+            ReportItem::Counts { channel, occupancy } => self.count(source, channel, occupancy),
+            ReportItem::Activity { channel } => self.note_activity(source, channel),
+        }
+    }
+
+    fn attach(
+        &mut self,
+        source: u32,
+        connection: ConnectionId,
+        channel: ChannelName,
+        modes: Modes,
+    ) -> Result<(), RefusalReason> {
+        let place = self.find(source, &channel);
+        if let Some(place) = place
+            && self.register(place).state.counted
+        {
+            return Err(RefusalReason::ToldByCounts(channel));
+        }
+        let number = self.find_connection(source, &connection);
+        if let (Some(place), Some(number)) = (place, number) {
+            let attachments = &mut self
+                .sources
+                .at_mut(source)
+                .connections
+                .at_mut(number)
+                .attachments;
+            if let Ok(index) = attachments.binary_search_by_key(&place, Attachment::place) {
+                let attachment = &mut attachments[index];
+                let before = std::mem::replace(&mut attachment.modes, modes);
+                if attachment.has_members && !modes.contains(Modes::PRESENCE) {
+                    attachment.has_members = false;
+                    self.drop_members(source, number, place);
+                }
+                if before != modes {
+                    let counts = &mut self.register_mut(place).occupancy;
+                    *counts = counts.minus(before.occupancy()).plus(modes.occupancy());
+                    self.mark(place);
+                }
+                return Ok(());
+            }
+        }
+        self.admit()?;
+        let place = place.unwrap_or_else(|| self.add_register(source, channel));
+        let number = number.unwrap_or_else(|| self.add_connection(source, connection));
+        let Self { sources, .. } = self;
+        let from = sources.at_mut(source);
+        from.entries += 1;
+        self.entries += 1;
+        let attachments = &mut from.connections.at_mut(number).attachments;
+        let index = attachments
+            .binary_search_by_key(&place, Attachment::place)
+            .expect_err("it was not attached");
+        let attachment = Attachment {
+            register: place.register,
+            shard: place.shard,
+            modes,
+            has_members: false,
+        };
+        attachments.insert(index, attachment);
+        let counts = &mut self.register_mut(place).occupancy;
+        *counts = counts.plus(modes.occupancy());
+        self.mark(place);
+        Ok(())
+    }
+
+    fn detach(&mut self, source: u32, connection: &ConnectionId, channel: &ChannelName) {
+        let Some((number, index, place)) = self.find_attachment(source, connection, channel) else {
+            return;
+        };
+        let held = self.sources.at_mut(source).connections.at_mut(number);
+        let attachment = held.attachments.remove(index);
+        let is_last = held.attachments.is_empty();
+        if attachment.has_members {
+            self.drop_members(source, number, place);
+        }
+        self.uncount(source, place, attachment.modes);
+        if is_last {
+            self.drop_connection(source, number);
+        }
+    }
+
+    fn close_connection(&mut self, source: u32, connection: &ConnectionId) {
+        let Some(number) = self.find_connection(source, connection) else {
+            return;
+        };
+        let held = self.sources.at_mut(source).connections.at_mut(number);
+        for attachment in std::mem::take(&mut held.attachments) {
+            if attachment.has_members {
+                self.drop_members(source, number, attachment.place());
+            }
+            self.uncount(source, attachment.place(), attachment.modes);
+        }
+        self.drop_connection(source, number);
+    }
+
+    fn enter(
+        &mut self,
+        source: u32,
+        connection: ConnectionId,
+        channel: ChannelName,
+        member: MemberId,
+    ) -> Result<(), RefusalReason> {
+        let Some((number, index, place)) = self.find_attachment(source, &connection, &channel)
+        else {
+            return Err(RefusalReason::NotAttached {
+                connection,
+                channel,
+            });
+        };
+        let attachment = self.sources.at(source).connections.at(number).attachments[index];
+        if !attachment.modes.contains(Modes::PRESENCE) {
+            return Err(RefusalReason::NoPresenceMode {
+                connection,
+                channel,
+            });
+        }
+        let members = self.sources.at(source).members.get(&(number, place));
+        if members.is_some_and(|members| members.binary_search(&member).is_ok()) {
+            return Ok(());
+        }
+        self.admit()?;
+        self.entries += 1;
+        let from = self.sources.at_mut(source);
+        from.entries += 1;
+        from.connections.at_mut(number).attachments[index].has_members = true;
+        let members = from.members.entry((number, place)).or_default();
+        if let Err(at) = members.binary_search(&member) {
+            members.insert(at, member);
+        }
+        self.add_members(place, 1);
+        Ok(())
+    }
+
+    fn leave(
+        &mut self,
+        source: u32,
+        connection: &ConnectionId,
+        channel: &ChannelName,
+        member: &MemberId,
+    ) {
+        let Some((number, index, place)) = self.find_attachment(source, connection, channel) else {
+            return;
+        };
+        let from = self.sources.at_mut(source);
+        let Some(members) = from.members.get_mut(&(number, place)) else {
+            return;
+        };
+        let Ok(at) = members.binary_search(member) else {
+            return;
+        };
+        let _gone = members.remove(at);
+        if members.is_empty() {
+            from.members.remove(&(number, place));
+            from.connections.at_mut(number).attachments[index].has_members = false;
+        }
+        from.entries -= 1;
+        self.entries -= 1;
+        self.add_members(place, -1);
+    }
+
+    fn count(
+        &mut self,
+        source: u32,
+        channel: ChannelName,
+        occupancy: Occupancy,
+    ) -> Result<(), RefusalReason> {
+        let above = |category: &Category| occupancy.get(*category) > COUNT_MAX;
+        if let Some(category) = Category::ALL.into_iter().find(above) {
+            return Err(RefusalReason::Count {
+                category,
+                count: occupancy.get(category),
+            });
+        }
+        let place = self.find(source, &channel);
+        let (is_counted, is_attached) = place.map_or((false, false), |place| {
+            let register = self.register(place);
+            let is_counted = register.state.counted;
+            (is_counted, !is_counted && !register.occupancy.is_zero())
+        });
+        let only_attachments = self.sources.at(source).id == SourceId::Clients;
+        if is_attached || only_attachments {
+            return Err(RefusalReason::ToldByAttachments(channel));
+        }
+        let counts_now = !occupancy.is_zero();
+        if !is_counted && !counts_now {
+            return Ok(());
+        }
+        if counts_now && !is_counted {
+            self.admit()?;
+            self.entries += 1;
+            self.sources.at_mut(source).entries += 1;
+        }
+        if is_counted && !counts_now {
+            self.entries -= 1;
+            self.sources.at_mut(source).entries -= 1;
+        }
+        let place = place.unwrap_or_else(|| self.add_register(source, channel));
+        let register = self.register_mut(place);
+        register.state.counted = counts_now;
+        if register.occupancy != occupancy {
+            register.occupancy = occupancy;
+            self.mark(place);
+        }
+        Ok(())
+    }
+
+    fn note_activity(&mut self, source: u32, channel: ChannelName) -> Result<(), RefusalReason> {
+        let app = self.sources.at(source).app.clone();
+        let key = ChannelKey { app, name: channel };
+        let number = self.shard_of(&key);
+        let shard = &mut self.shards[usize::from(number)];
+        if !shard.live || shard.activity.contains(&key) {
+            return Ok(());
+        }
+        if shard.activity.len() >= self.activity_max {
+            return Err(RefusalReason::Overloaded {
+                what: "channels with activity to tell",
+                limit: self.activity_max,
+            });
+        }
+        shard.activity.insert(key);
+        self.schedule(number);
+        Ok(())
+    }
+
+    /// Checks that there is room for one more entry.
+    fn admit(&self) -> Result<(), RefusalReason> {
+        if self.entries < self.entries_max {
+            return Ok(());
+        }
+        Err(RefusalReason::Overloaded {
+            what: "attachments, members and counts",
+            limit: self.entries_max,
+        })
+    }
+
+    /// Takes an attachment off the counts.
+    fn uncount(&mut self, source: u32, place: Place, modes: Modes) {
+        self.entries -= 1;
+        self.sources.at_mut(source).entries -= 1;
+        let counts = &mut self.register_mut(place).occupancy;
+        *counts = counts.minus(modes.occupancy());
+        self.mark(place);
+    }
+
+    /// Drops every member of an attachment, which must have some.
+    fn drop_members(&mut self, source: u32, connection: u32, place: Place) {
+        let from = self.sources.at_mut(source);
+        let members = from
+            .members
+            .remove(&(connection, place))
+            .expect("attachments know whether they have members");
+        from.entries -= members.len();
+        self.entries -= members.len();
+        let gone = i64::try_from(members.len()).expect("entries are bounded");
+        self.add_members(place, -gone);
+    }
+
+    fn add_members(&mut self, place: Place, change: i64) {
+        let counts = &mut self.register_mut(place).occupancy;
+        let members = i64::from(counts.get(Category::PresenceMembers)) + change;
+        let members = u32::try_from(members).expect("entries are bounded and counted once");
+        counts.set(Category::PresenceMembers, members);
+        self.mark(place);
+    }
+
+    /// Notes that a register's counts changed.
+    fn mark(&mut self, place: Place) {
+        let shard = &mut self.shards[usize::from(place.shard)];
+        let register = shard.registers.at_mut(place.register);
+        if shard.live {
+            if !std::mem::replace(&mut register.state.queued, true) {
+                shard.queue.push_back(place.register);
+                self.schedule(place.shard);
+            }
+        } else if register.occupancy.is_zero() {
+            self.free(place);
+        }
+    }
+
+    /// Frees a register without counts; absence means zero to whoever hears the whole set.
+    fn free(&mut self, place: Place) {
+        let Self {
+            shards,
+            sources,
+            names,
+            ..
+        } = self;
+        let shard = &mut shards[usize::from(place.shard)];
+        let register = shard.registers.remove(place.register);
+        if register.state.dead {
+            return;
+        }
+        let hash = names.hash_one(register.name.as_str());
+        let channels = &mut sources.at_mut(register.source).channels;
+        let entry = channels.find_entry(hash, |other| *other == place);
+        entry.expect("registers are indexed").remove();
+        if channels.len() * 8 < channels.capacity() && channels.capacity() > SHRINK_FLOOR {
+            let shards = &*self.shards;
+            let half = channels.len() * 2;
+            channels.shrink_to(half, |place| {
+                let registers = &shards[usize::from(place.shard)].registers;
+                names.hash_one(registers.at(place.register).name.as_str())
+            });
+        }
+    }
+
+    fn register(&self, place: Place) -> &Register {
+        self.shards[usize::from(place.shard)]
+            .registers
+            .at(place.register)
+    }
+
+    fn register_mut(&mut self, place: Place) -> &mut Register {
+        self.shards[usize::from(place.shard)]
+            .registers
+            .at_mut(place.register)
+    }
+
+    fn find(&self, source: u32, channel: &ChannelName) -> Option<Place> {
+        let hash = self.names.hash_one(channel.as_str());
+        let channels = &self.sources.at(source).channels;
+        let found = channels.find(hash, |place| self.register(*place).name == *channel);
+        found.copied()
+    }
+
+    fn find_connection(&self, source: u32, connection: &ConnectionId) -> Option<u32> {
+        let hash = self.names.hash_one(connection.as_str());
+        let from = self.sources.at(source);
+        let found = from.connection_ids.find(hash, |number| {
+            from.connections.at(*number).id == *connection
+        });
+        found.copied()
+    }
+
+    /// Returns the connection's number, the attachment's index in it, and its place.
+    fn find_attachment(
+        &self,
+        source: u32,
+        connection: &ConnectionId,
+        channel: &ChannelName,
+    ) -> Option<(u32, usize, Place)> {
+        let number = self.find_connection(source, connection)?;
+        let place = self.find(source, channel)?;
+        let attachments = &self.sources.at(source).connections.at(number).attachments;
+        let index = attachments.binary_search_by_key(&place, Attachment::place);
+        Some((number, index.ok()?, place))
+    }
+
+    fn add_register(&mut self, source: u32, name: ChannelName) -> Place {
+        let hash = self.names.hash_one(name.as_str());
+        let app = self.sources.at(source).app.clone();
+        let key = ChannelKey { app, name };
+        let shard = self.shard_of(&key);
+        let register = self.shards[usize::from(shard)].registers.insert(Register {
+            name: key.name,
+            occupancy: Occupancy::ZERO,
+            source,
+            state: State::default(),
+        });
+        let place = Place { shard, register };
+        let Self {
+            shards,
+            sources,
+            names,
+            ..
+        } = self;
+        let channels = &mut sources.at_mut(source).channels;
+        channels.insert_unique(hash, place, |place| {
+            let registers = &shards[usize::from(place.shard)].registers;
+            names.hash_one(registers.at(place.register).name.as_str())
+        });
+        place
+    }
+
+    fn add_connection(&mut self, source: u32, id: ConnectionId) -> u32 {
+        let Self { sources, names, .. } = self;
+        let hash = names.hash_one(id.as_str());
+        let Source {
+            connections,
+            connection_ids,
+            ..
+        } = sources.at_mut(source);
+        let number = connections.insert(Connection {
+            id,
+            attachments: SmallVec::new(),
+        });
+        connection_ids.insert_unique(hash, number, |number| {
+            names.hash_one(connections.at(*number).id.as_str())
+        });
+        number
+    }
+
+    fn drop_connection(&mut self, source: u32, number: u32) {
+        let Self { sources, names, .. } = self;
+        let from = sources.at_mut(source);
+        let connection = from.connections.remove(number);
+        let hash = names.hash_one(connection.id.as_str());
+        let entry = from
+            .connection_ids
+            .find_entry(hash, |other| *other == number);
+        entry.expect("connections are indexed").remove();
+    }
+
+    /// Returns the channel's shard: [`headcount_model::shard_of`], in two bytes.
+    fn shard_of(&self, channel: &ChannelKey) -> u16 {
+        let shard = channel_hash(channel) % self.shards.len() as u64;
+        u16::try_from(shard).expect("a cluster has at most 1,024 shards")
+    }
+
+    /// Begins to tell the whole set of a shard: queues every register that counts something and
+    /// every source that is complete, then `marks`.
+    pub(crate) fn tell_all(&mut self, number: u16, marks: impl IntoIterator<Item = GatewayItem>) {
+        let shard = &mut self.shards[usize::from(number)];
+        shard.queue.clear();
+        shard.controls.clear();
+        shard.activity.clear();
+        for register in shard.registers.numbers() {
+            let shard = &mut self.shards[usize::from(number)];
+            let held = shard.registers.at_mut(register);
+            if held.state.dead || held.occupancy.is_zero() {
+                self.free(Place {
+                    shard: number,
+                    register,
+                });
+            } else {
+                held.state.queued = true;
+                shard.queue.push_back(register);
+            }
+        }
+        let complete = self.sources.iter().filter(|(_, source)| source.complete);
+        let complete = complete.map(|(_, source)| GatewayItem::SourceComplete(source.id.clone()));
+        let items: Vec<_> = complete.chain(marks).collect();
+        let shard = &mut self.shards[usize::from(number)];
+        for item in items {
+            shard.say(item);
+        }
+        self.schedule(number);
+    }
+
+    /// Forgets what waits to be told to a shard's owner, who cannot be reached.
+    pub(crate) fn tell_nothing(&mut self, number: u16) {
+        let shard = &mut self.shards[usize::from(number)];
+        shard.controls.clear();
+        shard.activity.clear();
+        for register in std::mem::take(&mut shard.queue) {
+            if register == CONTROL {
+                continue;
+            }
+            let held = self.shards[usize::from(number)].registers.at_mut(register);
+            held.state.queued = false;
+            if held.state.dead || held.occupancy.is_zero() {
+                self.free(Place {
+                    shard: number,
+                    register,
+                });
+            }
+        }
+    }
+
+    /// Takes up to `most` items off a shard's queue, with the counts of this moment.
+    pub(crate) fn take_items(&mut self, number: u16, most: usize) -> Vec<GatewayItem> {
+        let waiting = &self.shards[usize::from(number)];
+        let mut items = Vec::with_capacity(most.min(waiting.queue.len() + waiting.activity.len()));
+        while items.len() < most {
+            let shard = &mut self.shards[usize::from(number)];
+            let Some(register) = shard.queue.pop_front() else {
+                let Some(channel) = shard.activity.pop_first() else {
+                    break;
+                };
+                items.push(GatewayItem::Activity(channel));
+                continue;
+            };
+            if register == CONTROL {
+                let control = shard.controls.pop_front();
+                items.push(control.expect("each control place has its control"));
+                continue;
+            }
+            let held = shard.registers.at_mut(register);
+            held.state.queued = false;
+            let (dead, occupancy) = (held.state.dead, held.occupancy);
+            if !dead {
+                let source = self.sources.at(held.source);
+                let app = source.app.clone();
+                let name = held.name.clone();
+                items.push(GatewayItem::Register {
+                    source: source.id.clone(),
+                    channel: ChannelKey { app, name },
+                    occupancy,
+                });
+            }
+            if dead || occupancy.is_zero() {
+                self.free(Place {
+                    shard: number,
+                    register,
+                });
+            }
+        }
+        items
+    }
+
+    /// Returns every register that counts something: its source, channel and counts.
+    pub(crate) fn registers(&self) -> impl Iterator<Item = (&SourceId, ChannelKey, Occupancy)> {
+        let all = self.shards.iter().flat_map(|shard| shard.registers.iter());
+        let counting = all.filter(|(_, held)| !held.state.dead && !held.occupancy.is_zero());
+        counting.map(|(_, held)| {
+            let source = self.sources.at(held.source);
+            let (app, name) = (source.app.clone(), held.name.clone());
+            (&source.id, ChannelKey { app, name }, held.occupancy)
+        })
+    }
+}
+
+/// Indices below this capacity are not worth shrinking.
+const SHRINK_FLOOR: usize = 1_024;
