@@ -80,7 +80,7 @@ deny: ## Licences, sources and bans of the dependencies
 	@$(call tool,cargo-deny,--locked check bans licenses sources)
 
 deploy-check: build ## Render and validate what is below deploy/ (kubectl and Python; CI insists on both)
-	deploy/validate.sh
+	deploy/validate.sh $(if $(CI),--self-test)
 
 tools: ## Install the tools that checks use and that can be had here; never fails
 	.ci/tools

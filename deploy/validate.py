@@ -97,7 +97,7 @@ def promtool():
         TOOLS.mkdir(parents=True, exist_ok=True)
         if os.geteuid() == 0:
             run("apt-get", "update", "-qq")
-        subprocess.run(["apt-get", "download", "-qq", "prometheus"], cwd=TOOLS, check=False)
+        subprocess.run(["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", "prometheus"], cwd=TOOLS, check=False)
         for package in TOOLS.glob("prometheus_*.deb"):
             run("dpkg", "-x", package, TOOLS / "prometheus")
     return own if own.exists() else None
@@ -321,8 +321,9 @@ def self_test():
 def main():
     try:
         for check in CHECKS:
+            before = len(said)
             check(ROOT / "deploy")
-            print(f"ok: {check.__name__}")
+            print(f"{'ok' if len(said) == before else 'ok in part'}: {check.__name__}")
         if "--self-test" in sys.argv[1:]:
             self_test()
     except Faulty as fault:

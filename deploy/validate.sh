@@ -13,7 +13,7 @@ skip() {
 
 command -v python3 >/dev/null || skip "python3 is not installed"
 if ! "$venv/bin/python3" -c 'import yaml, kubernetes_validate' 2>/dev/null; then
-    [ -x .ci/tools ] && .ci/tools
+    .ci/tools python
     "$venv/bin/python3" -c 'import yaml, kubernetes_validate' ||
         skip "kubernetes-validate could not be installed"
 fi
