@@ -177,7 +177,11 @@ impl Group {
             let stopped = ProposeError::Unknown {
                 cause: UnknownCause::Stopped,
             };
-            if request.await.is_err() {
+            // Unconstrained, as tokio's budget would let a later proposal of the same task pass.
+            if tokio::task::unconstrained(request.into_future())
+                .await
+                .is_err()
+            {
                 return Err(stopped);
             }
             let forward = match completed.await {
@@ -218,10 +222,10 @@ impl Group {
         (member.replica != self.0.replica).then_some(member)
     }
 
-    /// Returns who leads and who belongs, as this replica knows it.
+    /// Returns who leads and who belongs, as this replica knows it at this moment.
     #[must_use]
     pub fn leadership(&self) -> Leadership {
-        self.0.leadership.borrow().clone()
+        Leadership::observe(&self.0.raft.server_metrics().borrow_watched())
     }
 
     /// Returns a receiver that hears of every change of [`Self::leadership`]. It closes when the
@@ -235,21 +239,15 @@ impl Group {
     #[must_use]
     pub fn status(&self) -> GroupStatus {
         let metrics = self.metrics();
-        let server = self.0.raft.server_metrics().borrow_watched().clone();
-        let mut status =
-            GroupStatus::observe(&metrics, Leadership::observe(&server), &self.0.timing);
+        let mut status = GroupStatus::observe(&metrics, self.leadership(), &self.0.timing);
         let leads_as_voter = status
             .leadership
             .members
             .voters
             .contains_key(&self.0.replica);
         let handed_over = self.0.handed_over_term.load(Ordering::Relaxed);
-        if !leads_as_voter
-            || status
-                .leadership
-                .epoch
-                .is_some_and(|now| now.term <= handed_over)
-        {
+        let now = status.leadership.epoch;
+        if !leads_as_voter || now.is_some_and(|now| now.term <= handed_over) {
             status.leading_until = None;
         }
         status

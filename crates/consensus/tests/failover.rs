@@ -1,0 +1,149 @@
+//! Leaders that die, are cut off, or hand over.
+
+use headcount_consensus::{GroupId, ProposeError, TransferError};
+use headcount_model::{NodeId, ReplicaId};
+use tokio::time::Instant;
+
+use crate::world::{PATIENCE, World, command, wait_until};
+
+const GROUP: GroupId = GroupId(1);
+
+fn node_of(replica: ReplicaId) -> NodeId {
+    NodeId(replica.0 % 1000)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_dead_leader_acknowledged_is_kept() {
+    let mut world = World::new(3);
+    world.form(GROUP, &[1, 2, 3]).await;
+    let mut acknowledged = Vec::new();
+    for round in 0..3 {
+        let leader = world.leader(GROUP).await;
+        for n in 0..20 {
+            acknowledged.push(world.propose(GROUP, format!("{round}/{n}")).await);
+        }
+        let dead = node_of(leader.replica());
+        let before = leader.leadership().epoch;
+        world.down(dead).await;
+
+        let next = world.leader(GROUP).await;
+        assert!(next.leadership().epoch > before);
+        acknowledged.push(world.propose(GROUP, format!("{round}/after")).await);
+
+        world.up(dead);
+        world.start(GROUP, dead).await;
+    }
+    let record = world.agree(GROUP, &[1, 2, 3]).await;
+    for index in acknowledged {
+        assert!(
+            record.commands.iter().any(|(at, _)| *at == index),
+            "entry {index} is lost"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_cut_off_ends_before_another_begins() {
+    let mut world = World::new(3);
+    world.form(GROUP, &[1, 2, 3]).await;
+    let old = world.leader(GROUP).await;
+    old.propose(command("before")).await.unwrap();
+    let (nodes, cut) = (world.node_ids(), node_of(old.replica()));
+
+    world.net.isolate(cut, true, &nodes);
+    let ended = {
+        let mut ended = Instant::now();
+        wait_until("the lease ends", || {
+            match old.status().leading_until {
+                Some(until) => ended = until,
+                None => return true,
+            }
+            ended <= Instant::now()
+        })
+        .await;
+        ended
+    };
+    let mut began = None;
+    wait_until("another leader", || {
+        let others = nodes.iter().filter(|node| **node != cut);
+        let leads = |node: &NodeId| world.group(GROUP, *node).status().leading_until.is_some();
+        began = others
+            .copied()
+            .find(leads)
+            .map(|node| (node, Instant::now()));
+        began.is_some()
+    })
+    .await;
+    let (new, began) = began.unwrap();
+    assert!(ended < began, "two leaders at once");
+
+    // The old one takes nothing more, or cannot say what became of it.
+    let lost = old.propose(command("lost")).await;
+    let lost_outcome = matches!(
+        lost,
+        Err(ProposeError::NotLeader { .. } | ProposeError::Unknown { .. })
+    );
+    assert!(lost_outcome, "{lost:?}");
+    world
+        .group(GROUP, new)
+        .propose(command("after"))
+        .await
+        .unwrap();
+
+    world.net.isolate(cut, false, &nodes);
+    let record = world.agree(GROUP, &[1, 2, 3]).await;
+    assert!(record.commands.iter().any(|(_, c)| *c == command("after")));
+    assert!(!record.commands.iter().any(|(_, c)| *c == command("lost")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_is_handed_over_to_whom_it_is_meant_for() {
+    let mut world = World::new(3);
+    world.form(GROUP, &[1, 2, 3]).await;
+    for _ in 0..4 {
+        let old = world.leader(GROUP).await;
+        old.propose(command("x")).await.unwrap();
+        let (heir, _) = old.status().followers.into_iter().next().unwrap();
+        wait_until("the heir was heard of", || {
+            old.status().followers[&heir].acknowledged_age.is_some()
+        })
+        .await;
+        let before = old.leadership().epoch;
+        old.transfer_leader(heir).await.unwrap();
+        assert_eq!(old.status().leading_until, None);
+        let new = world.leader(GROUP).await;
+        assert_eq!(new.replica(), heir);
+        assert!(new.leadership().epoch > before);
+        new.propose(command("y")).await.unwrap();
+    }
+    world.agree(GROUP, &[1, 2, 3]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_is_not_handed_to_who_could_not_take_it() {
+    let mut world = World::new(3);
+    world.form(GROUP, &[1, 2, 3]).await;
+    let leader = world.leader(GROUP).await;
+    leader.propose(command("x")).await.unwrap();
+
+    let stranger = ReplicaId(9);
+    let refused = leader.transfer_leader(stranger).await;
+    assert_eq!(refused, Err(TransferError::NotAVoter(stranger)));
+
+    let (heir, _) = leader.status().followers.into_iter().next().unwrap();
+    let nodes = world.node_ids();
+    world.net.isolate(node_of(heir), true, &nodes);
+    let mut refused = Ok(());
+    let deadline = Instant::now() + PATIENCE;
+    // Until enough time has passed it was heard of lately; then nothing was begun either.
+    while !matches!(refused, Err(TransferError::NotHeard { .. })) {
+        assert!(Instant::now() < deadline, "{refused:?}");
+        let age = leader.status().followers[&heir].acknowledged_age;
+        if age.is_none_or(|age| age > headcount_consensus::Timing::LOCAL.election_max) {
+            refused = leader.transfer_leader(heir).await;
+        } else {
+            tokio::task::yield_now().await;
+        }
+    }
+    leader.propose(command("still here")).await.unwrap();
+}
