@@ -51,8 +51,8 @@ pub use limits::{
 pub use occupancy::{Category, Modes, Occupancy};
 pub use protocol::{Batch, Claim, Command, Entry, OwnerRef, Pacing, Register, Tail, Transition};
 pub use report::{
-    EDGE_BYTES_MAX, Hello, Refusal, RefusalReason, ReportAck, ReportBatch, ReportItem,
-    SessionError, Welcome,
+    EDGE_BYTES_MAX, Hello, Refusal, RefusalCode, RefusalReason, ReportAck, ReportBatch, ReportItem,
+    ReportLimits, SessionError, Welcome,
 };
 pub use shard::{channel_hash, shard_of};
 pub use snapshot::{ChannelSnapshot, RegionSnapshot, ShardSnapshot, ToldOccupancy};

@@ -1,5 +1,7 @@
 //! What an edge tells a node, and what it is answered: the words of the reporter API.
 
+use std::time::Duration;
+
 use crate::{
     Category, ChannelName, ConnectionId, EdgeId, Incarnation, MemberId, Modes, NameError, Occupancy,
 };
@@ -19,6 +21,32 @@ pub struct Hello {
     pub session: u64,
     /// The session to go on with, if the node still has it; below `session`.
     pub resume: Option<u64>,
+}
+
+/// Report limits: what a node accepts on a stream of an edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReportLimits {
+    /// Most batches that are sent and not yet acknowledged.
+    pub window_batches: u32,
+    /// Most items in a batch.
+    pub batch_items_max: u32,
+    /// Most bytes of an encoded request.
+    pub batch_bytes_max: u32,
+    /// How long a session outlives its stream.
+    pub grace: Duration,
+}
+
+impl Default for ReportLimits {
+    /// A window that covers a round trip of 250 ms at 250,000 items a second; batches that take a
+    /// few milliseconds to count; the usual bound of a gRPC message.
+    fn default() -> Self {
+        Self {
+            window_batches: 16,
+            batch_items_max: 4_096,
+            batch_bytes_max: 4 * 1_024 * 1_024,
+            grace: Duration::from_secs(10),
+        }
+    }
 }
 
 /// Welcome: the session that a stream carries.
@@ -193,6 +221,47 @@ pub enum RefusalReason {
         /// The bound.
         limit: usize,
     },
+}
+
+impl RefusalReason {
+    /// Returns the code that stands for the reason on the wire.
+    #[must_use]
+    pub fn code(&self) -> RefusalCode {
+        match self {
+            Self::UnknownItem => RefusalCode::UnknownItem,
+            Self::Name { .. } => RefusalCode::InvalidName,
+            Self::Modes(_) => RefusalCode::InvalidModes,
+            Self::Count { .. } => RefusalCode::InvalidCount,
+            Self::NotPermitted(_) => RefusalCode::NotPermitted,
+            Self::ToldByCounts(_) | Self::ToldByAttachments(_) => RefusalCode::Mixed,
+            Self::NotAttached { .. } => RefusalCode::NotAttached,
+            Self::NoPresenceMode { .. } => RefusalCode::NoPresenceMode,
+            Self::Overloaded { .. } => RefusalCode::Overloaded,
+        }
+    }
+}
+
+/// Refusal code: the kind of a refusal, for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RefusalCode {
+    /// The item holds no change that the node knows.
+    UnknownItem,
+    /// A name breaks its rules.
+    InvalidName,
+    /// A bit that is no mode.
+    InvalidModes,
+    /// A count above its bound.
+    InvalidCount,
+    /// The credential may not report the channel.
+    NotPermitted,
+    /// Attachments and counts on one channel.
+    Mixed,
+    /// The connection is not attached.
+    NotAttached,
+    /// The attachment may not enter presence.
+    NoPresenceMode,
+    /// The node is full; worth another try.
+    Overloaded,
 }
 
 /// Why a session was not opened, or its stream ended.

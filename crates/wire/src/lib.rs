@@ -8,6 +8,7 @@ mod error;
 mod gossip;
 mod journal;
 mod names;
+mod report;
 mod shard;
 mod snapshot;
 
@@ -18,6 +19,10 @@ pub use error::WireError;
 pub use gossip::{Parcel, ParcelBody, decode_parcels, encode_parcels};
 pub use journal::{decode_logged, encode_logged};
 pub use names::{NAMES_MAX, NameReader, NameWriter};
+pub use report::{
+    REPORT_PROTOCOL, put_hello, put_item, put_refusal, put_welcome, take_hello, take_item,
+    take_refusal_code, take_welcome,
+};
 pub use shard::{decode_entry, encode_entry};
 pub use snapshot::{decode_snapshot, encode_snapshot};
 
