@@ -31,7 +31,40 @@ pub fn check(tree: &Tree) -> Vec<Fault> {
             faults.push(Fault::new(path, 0, what));
         }
     }
+    for (path, text) in tree.texts("/Cargo.toml") {
+        let package = path.trim_end_matches("/Cargo.toml");
+        if let Some(what) = check_targets(tree, package, text) {
+            faults.push(Fault::new(path, 0, what));
+        }
+    }
     faults
+}
+
+/// Whether cargo builds `tests/main.rs`, and nothing else in `tests`, which it would by itself.
+fn check_targets(tree: &Tree, package: &str, manifest: &str) -> Option<String> {
+    let main = format!("{package}/tests/main.rs");
+    tree.text(&main)?;
+    let directory = format!("{package}/tests/");
+    let modules = tree.texts(".rs").any(|(path, _)| {
+        path != main
+            && path
+                .strip_prefix(&directory)
+                .is_some_and(|rest| !rest.contains('/'))
+    });
+    let manifest: toml::Table = manifest.parse().unwrap_or_default();
+    let automatic = manifest
+        .get("package")
+        .and_then(|package| package.get("autotests")?.as_bool());
+    let targets = manifest.get("test").and_then(toml::Value::as_array);
+    let listed = targets.into_iter().flatten().any(|target| {
+        let text = |key: &str| target.get(key).and_then(toml::Value::as_str);
+        text("name") == Some("main") && text("path").is_none_or(|path| path == "tests/main.rs")
+    });
+    match (automatic, listed) {
+        (Some(false), false) => Some("`autotests = false` without `[[test]] name = \"main\"`: tests/main.rs is never run".to_owned()),
+        (Some(true) | None, _) if modules => Some("needs `autotests = false` and `[[test]] name = \"main\"`: every module of tests/main.rs would be a binary, too".to_owned()),
+        _ => None,
+    }
 }
 
 /// The package that `path` belongs to, and the path inside it.
@@ -93,7 +126,10 @@ mod tests {
 
     fn faults(files: &[(&str, &str)]) -> usize {
         let package = [
-            ("crates/feed/Cargo.toml", ""),
+            (
+                "crates/feed/Cargo.toml",
+                "[package]\nautotests = false\n[[test]]\nname = \"main\"\n",
+            ),
             ("crates/feed/src/lib.rs", "pub mod a;\n"),
         ];
         check(&Tree::of(&[files, &package].concat())).len()
@@ -135,5 +171,23 @@ mod tests {
             ]),
             1
         );
+    }
+
+    #[test]
+    fn tests_that_cargo_runs_twice_or_never_are_refused() {
+        let files = |manifest| {
+            let tests = [
+                ("a/tests/main.rs", "mod b;"),
+                ("a/tests/b.rs", ""),
+                ("a/Cargo.toml", manifest),
+            ];
+            check(&Tree::of(&tests)).len()
+        };
+        assert_eq!(
+            files("[package]\nautotests = false\n[[test]]\nname = \"main\"\n"),
+            0
+        );
+        assert_eq!(files("[package]\nautotests = false\n"), 1);
+        assert_eq!(files("[package]\nname = \"a\"\n"), 1);
     }
 }

@@ -99,7 +99,9 @@ mod tests {
     #[test]
     fn telling_names_pass() {
         assert_eq!(
-            faults("struct DataDir; fn info() {} fn data() {} mod topics_told {} // a helper\n    type SnapshotData = u8;\n"),
+            faults(
+                "struct DataDir; fn info() {} fn data() {} mod topics_told {} // a helper\n    type SnapshotData = u8;\n"
+            ),
             0
         );
     }
