@@ -1,1 +1,2 @@
 //! Public HTTP: REST and server-sent events.
+pub mod ports;

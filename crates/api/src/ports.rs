@@ -1,0 +1,200 @@
+//! What the public listener needs from the node that it belongs to.
+//!
+//! The node implements these traits once, in its adapters; the tests of this crate implement them
+//! in memory. Every call may be made at any rate from many tasks at once.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use headcount_access::{AccessError, Apps, Credential};
+use headcount_model::{
+    AppId, ChannelKey, ChannelName, ChannelStatus, NodeId, RegionName, Timestamp, WatchError,
+    WatchFilter, WatchItem,
+};
+
+/// Everything from outside, as [`crate::serve`] takes it.
+#[derive(Clone)]
+pub struct Ports {
+    /// Reads and watches.
+    pub directory: Arc<dyn Directory>,
+    /// Keys and revocations.
+    pub access: Arc<dyn Access>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Random bytes.
+    pub entropy: Arc<dyn Entropy>,
+    /// The node that this listener belongs to.
+    pub source: Source,
+}
+
+impl fmt::Debug for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ports")
+            .field("source", &self.source)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a read is to be answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadLevel {
+    /// From a replica in this region, at once, with its age.
+    #[default]
+    Local,
+    /// Through the coordinator's read index: everything acknowledged before the read is in it.
+    Strong,
+}
+
+/// Which replica's knowledge an answer is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Its region.
+    pub region: RegionName,
+    /// Its node.
+    pub node: NodeId,
+}
+
+/// What an answer rests on, so that the reader can tell *unknown* from *zero*.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Freshness {
+    /// The replica that answered.
+    pub source: Source,
+    /// How old the replica's knowledge of the global state is: the time since it last heard from
+    /// the coordinator; of several replicas, the oldest. Zero for a strong read.
+    pub age: Duration,
+    /// Regions of which nothing is heard at present, so that their share may be out of date;
+    /// ascending.
+    pub unheard: Vec<RegionName>,
+}
+
+/// A channel's global state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusRead {
+    /// Activity and counts; inactive with zeros for a channel that nobody ever used.
+    pub status: ChannelStatus,
+    /// The region of the channel's coordinator, as far as the replica knows.
+    pub coordinator: RegionName,
+    /// What the answer rests on.
+    pub freshness: Freshness,
+}
+
+/// Which active channels to list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListQuery {
+    /// The tenant.
+    pub app: AppId,
+    /// Only names that begin with this text, byte for byte; empty for all.
+    pub prefix: String,
+    /// Only names greater than this one, byte for byte. It need not exist.
+    pub after: Option<ChannelName>,
+    /// At most this many items, at least one.
+    pub limit: usize,
+    /// Whether [`ListItem::value`] is wanted.
+    pub with_values: bool,
+}
+
+/// One channel of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListItem {
+    /// Its name.
+    pub name: ChannelName,
+    /// Its global state and its coordinator's region, where [`ListQuery::with_values`] asked.
+    pub value: Option<(ChannelStatus, RegionName)>,
+}
+
+/// A page of a sorted walk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListRead {
+    /// Active channels, ascending by the bytes of their names; may be fewer than the limit, even
+    /// none, although more follow.
+    pub items: Vec<ListItem>,
+    /// The name after which the next page begins; `None` at the end of the walk.
+    pub next: Option<ChannelName>,
+    /// What the answer rests on: where several replicas answered, the oldest age and every region
+    /// that one of them does not hear.
+    pub freshness: Freshness,
+}
+
+/// Why a read has no answer. Nothing was changed, so each may be tried again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// A strong read found no coordinator that a majority confirms.
+    #[error("no majority of the shard's replicas can be reached; consistency=local still answers")]
+    NoQuorum,
+    /// No replica in reach could answer.
+    #[error("no replica can answer: {reason}")]
+    Unavailable {
+        /// What is missing, for the operator.
+        reason: String,
+    },
+    /// The answer did not come within the deadline of the node.
+    #[error("no answer within {} ms", after.as_millis())]
+    TimedOut {
+        /// The deadline.
+        after: Duration,
+    },
+    /// Too many reads are under way.
+    #[error("too many reads are under way, at most {max}")]
+    Overloaded {
+        /// The bound.
+        max: usize,
+    },
+    /// A fault of the node's own.
+    #[error("internal error: {reason}")]
+    Internal {
+        /// What happened, for the log.
+        reason: String,
+    },
+}
+
+/// Reads and watches of what the cluster knows. Nothing here activates a channel.
+pub trait Directory: Send + Sync + 'static {
+    /// Returns the global state of a channel, forwarded to the region's node that holds its shard
+    /// where needed. An unknown channel is inactive, not an error.
+    fn status(
+        &self,
+        channel: ChannelKey,
+        level: ReadLevel,
+    ) -> BoxFuture<'_, Result<StatusRead, ReadError>>;
+
+    /// Returns a page of the active channels of an app from this region's replicas, of all shards
+    /// merged. A channel that stays active through a walk appears in it exactly once.
+    fn list(&self, query: ListQuery) -> BoxFuture<'_, Result<ListRead, ReadError>>;
+
+    /// Starts a watch after `cursor` (a token of [`headcount_model::Cursor`]), or at the present.
+    ///
+    /// The stream is bounded by the node: a watcher that does not read is told
+    /// [`WatchItem::End`]. After that item, or when dropped, it costs nothing more.
+    fn watch(
+        &self,
+        filter: WatchFilter,
+        cursor: Option<String>,
+    ) -> BoxFuture<'_, Result<BoxStream<'static, WatchItem>, WatchError>>;
+}
+
+/// The configuration of keys, and what was revoked since.
+pub trait Access: Send + Sync + 'static {
+    /// Returns the apps and keys in force.
+    fn apps(&self) -> Arc<Apps>;
+
+    /// Says whether an authenticated credential was revoked.
+    ///
+    /// # Errors
+    /// [`AccessError::TokenRevoked`].
+    fn check(&self, credential: &Credential) -> Result<(), AccessError>;
+}
+
+/// The wall clock.
+pub trait Clock: Send + Sync + 'static {
+    /// Returns what time it is.
+    fn wall(&self) -> Timestamp;
+}
+
+/// Randomness, for ids that nobody else can guess.
+pub trait Entropy: Send + Sync + 'static {
+    /// Returns fresh random bytes.
+    fn bytes(&self) -> [u8; 16];
+}
