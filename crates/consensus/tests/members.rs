@@ -16,6 +16,8 @@ const GROUP: GroupId = GroupId(1);
 async fn reconcile(world: &World, target: &Membership) -> Vec<Step> {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     let mut steps = Vec::new();
+    // allow-sleep: the pace at which a driver asks again
+    let pause = || tokio::time::sleep(Duration::from_millis(20));
     loop {
         assert!(
             tokio::time::Instant::now() < deadline,
