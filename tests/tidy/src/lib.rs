@@ -1,8 +1,8 @@
 //! The house rules as a test.
 //!
 //! Style that matters is checked, not remembered: this package reads every file that git tracks (or
-//! would track) and reports what breaks a rule of the house. It depends on none of our crates, so it
-//! runs in seconds and works while they do not compile.
+//! would track) and reports what breaks a rule of the house. It depends on none of our crates, so
+//! it runs in seconds and works while they do not compile.
 //!
 //! * [`Tree`] is the repository as a map from path to text; unit tests build one from literals.
 //! * [`rules`] holds one module per rule, each with one function `check(&Tree) -> Vec<Fault>` and

@@ -202,7 +202,8 @@ mod tests {
 
     #[test]
     fn comments_and_literals_are_blanked_and_lines_kept() {
-        let source = "let a = \"x // y\"; // TODO\nlet b = r#\"q\"q\"#; /* /* */ z */ c('\"', 'é', '\\'');\nfn f<'a>() {}\n";
+        let source = "let a = \"x // y\"; // TODO\n\
+            let b = r#\"q\"q\"#; /* /* */ z */ c('\"', 'é', '\\'');\nfn f<'a>() {}\n";
         let code = code_only(source);
         assert_eq!(code.lines().count(), 3);
         for gone in ["TODO", "x", "q", "z", "é", "\""] {

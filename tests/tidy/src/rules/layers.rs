@@ -93,7 +93,8 @@ pub fn check(tree: &Tree) -> Vec<Fault> {
             };
             if !allowed.contains(&own) && own != name {
                 let what = format!(
-                    "[{section}] {dependency}: `{name}` may depend on {allowed:?} only; dependencies point inward"
+                    "[{section}] {dependency}: `{name}` may depend on {allowed:?} only; \
+                     dependencies point inward"
                 );
                 faults.push(Fault::new(&path, 0, what));
             }
@@ -146,7 +147,8 @@ mod tests {
 
     #[test]
     fn a_test_dependency_counts_too() {
-        let manifest = "[package]\nname = \"headcount-feed\"\n[target.'cfg(unix)'.dev-dependencies]\nheadcount-node.workspace = true\n";
+        let manifest = "[package]\nname = \"headcount-feed\"\n\
+            [target.'cfg(unix)'.dev-dependencies]\nheadcount-node.workspace = true\n";
         assert_eq!(
             check(&Tree::of(&[("crates/feed/Cargo.toml", manifest)])).len(),
             1

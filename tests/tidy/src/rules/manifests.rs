@@ -83,7 +83,8 @@ fn check_manifest(path: &str, manifest: &Table, faults: &mut Vec<Fault>) {
     for (section, name, value) in dependencies(manifest) {
         if value.get("workspace").and_then(Value::as_bool) != Some(true) {
             let what = format!(
-                "[{section}] {name}: write the version once, in the root's `[workspace.dependencies]`, and `{name}.workspace = true` here"
+                "[{section}] {name}: write the version once, in the root's \
+                 `[workspace.dependencies]`, and `{name}.workspace = true` here"
             );
             faults.push(Fault::new(path, 0, what));
         }
@@ -94,7 +95,8 @@ fn check_manifest(path: &str, manifest: &Table, faults: &mut Vec<Fault>) {
 mod tests {
     use super::*;
 
-    const GOOD: &str = "[package]\nname = \"headcount-model\"\ndescription = \"words\"\n[dependencies]\nserde.workspace = true\n[lints]\nworkspace = true\n";
+    const GOOD: &str = "[package]\nname = \"headcount-model\"\ndescription = \"words\"\n\
+        [dependencies]\nserde.workspace = true\n[lints]\nworkspace = true\n";
 
     #[test]
     fn a_good_manifest_passes() {

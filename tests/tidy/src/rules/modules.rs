@@ -4,6 +4,13 @@
 use crate::rust::code_only;
 use crate::{Fault, Tree};
 
+/// What a package is told whose tests cargo does not build.
+const NEVER_RUN: &str =
+    "`autotests = false` without `[[test]] name = \"main\"`: tests/main.rs is never run";
+/// What a package is told whose test modules are binaries, too.
+const RUN_TWICE: &str = "needs `autotests = false` and `[[test]] name = \"main\"`: every module of \
+     tests/main.rs would be a binary, too";
+
 /// Checks all Rust files of all packages.
 pub fn check(tree: &Tree) -> Vec<Fault> {
     let mut faults = Vec::new();
@@ -61,8 +68,8 @@ fn check_targets(tree: &Tree, package: &str, manifest: &str) -> Option<String> {
         text("name") == Some("main") && text("path").is_none_or(|path| path == "tests/main.rs")
     });
     match (automatic, listed) {
-        (Some(false), false) => Some("`autotests = false` without `[[test]] name = \"main\"`: tests/main.rs is never run".to_owned()),
-        (Some(true) | None, _) if modules => Some("needs `autotests = false` and `[[test]] name = \"main\"`: every module of tests/main.rs would be a binary, too".to_owned()),
+        (Some(false), false) => Some(NEVER_RUN.to_owned()),
+        (Some(true) | None, _) if modules => Some(RUN_TWICE.to_owned()),
         _ => None,
     }
 }

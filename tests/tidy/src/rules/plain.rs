@@ -1,9 +1,13 @@
-//! Files are small and plain: below 1 MiB, no trailing blanks, one newline at the end.
+//! Files are small and plain: below 1 MiB, no trailing blanks, one newline at the end, and no Rust
+//! line much wider than the formatter makes it, which leaves what holds a long literal unformatted.
 
 use crate::{Fault, Tree};
 
 /// Largest file that may be tracked; larger ones are generated or downloaded when needed.
 const BYTES_MAX: u64 = 1024 * 1024;
+
+/// Widest line of Rust, in characters: what `.rustfmt.toml` says, and some grace for literals.
+const WIDTH_MAX: usize = 120;
 
 /// Checks sizes of all files and blanks of all texts.
 pub fn check(tree: &Tree) -> Vec<Fault> {
@@ -22,6 +26,10 @@ pub fn check(tree: &Tree) -> Vec<Fault> {
         for (index, line) in text.split('\n').enumerate() {
             if line.ends_with([' ', '\t', '\r']) {
                 faults.push(Fault::new(path, index + 1, "ends with blanks"));
+            }
+            if path.ends_with(".rs") && line.chars().count() > WIDTH_MAX {
+                let what = format!("is wider than {WIDTH_MAX}: break the literal with `\\`");
+                faults.push(Fault::new(path, index + 1, what));
             }
         }
         if !text.is_empty() && (!text.ends_with('\n') || text.ends_with("\n\n")) {
@@ -54,6 +62,19 @@ mod tests {
         for text in ["a \n", "a\t\n", "a\r\n", "a", "a\n\n"] {
             assert_eq!(faults(text), 1, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_wide_line_of_rust_is_refused() {
+        let wide = format!("// {}\n", "é".repeat(118));
+        assert_eq!(
+            check(&Tree::of(&[("a.rs", &wide), ("a.md", &wide)])).len(),
+            1
+        );
+        assert_eq!(
+            check(&Tree::of(&[("a.rs", &wide.replacen('é', "", 1))])),
+            []
+        );
     }
 
     #[test]

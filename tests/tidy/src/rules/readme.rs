@@ -90,7 +90,8 @@ mod tests {
     fn a_true_table_passes() {
         assert_eq!(
             faults(
-                "| crate | what |\n|---|---|\n| [`model`](crates/model) | words |\n| `feed` | `x` |\n"
+                "| crate | what |\n|---|---|\n| [`model`](crates/model) | words |\n\
+                 | `feed` | `x` |\n"
             ),
             0
         );

@@ -100,7 +100,8 @@ mod tests {
     fn telling_names_pass() {
         assert_eq!(
             faults(
-                "struct DataDir; fn info() {} fn data() {} mod topics_told {} // a helper\n    type SnapshotData = u8;\n"
+                "struct DataDir; fn info() {} fn data() {} mod topics_told {} // a helper\n\
+                 \x20   type SnapshotData = u8;\n"
             ),
             0
         );
