@@ -62,7 +62,7 @@ endif
 	@if [ -x tests/clients/run ]; then tests/clients/run; fi
 
 scenarios: ## Re-record the golden effects of the stages; understand the diff before committing it
-	UPDATE=1 $(CARGO) test $(LOCKED) --workspace --lib scenario
+	UPDATE=1 $(CARGO) test $(LOCKED) --workspace --lib --tests scenario
 
 proto-surface: ## Re-record proto/surface.txt after a deliberate change of the protocol
 	UPDATE=1 $(CARGO) test $(LOCKED) -p headcount-wire --test main surface
