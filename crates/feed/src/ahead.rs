@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use headcount_model::{
-    ChannelKey, EarlyMark, Event, Fence, RegionName, TOLD_MAX, Told, WatchEvent,
+    ChannelKey, EarlyMark, Event, Fence, Mark, RegionName, TOLD_MAX, Told, WatchEvent,
 };
 
-use crate::log::{Correction, Mark, Relation, relate};
+use crate::log::{Correction, Relation, relate};
 
 /// Ahead: the told-but-unlogged transitions of a region's fence, those of the filter's channels
 /// only. At most [`TOLD_MAX`] are listed.
@@ -130,14 +130,10 @@ impl Ahead {
                     fence,
                     number,
                 } if *region == self.region && *fence == self.fence => {
-                    if self.splits_a_pair(*number, events) {
+                    if self.misses_a_copy(*number, events) {
                         return Resolution::Lost;
                     }
-                    let complete = self.overflow.is_none();
                     corrections.append(&mut self.consume(*number));
-                    if !complete && !corrections.is_empty() {
-                        return Resolution::Lost;
-                    }
                 }
                 Mark::Claimed { region, fence } if *region == self.region => {
                     if *fence > self.fence && self.overflow.is_some() {
@@ -212,21 +208,21 @@ impl Ahead {
         }
     }
 
-    /// With an incomplete list: whether numbers on both sides of what was told were consumed
-    /// without a copy, so that a dropped pair (R7) may have been told by half.
-    fn splits_a_pair(&self, mark: u64, events: &[Arc<WatchEvent>]) -> bool {
-        if self.overflow.is_none() || mark <= self.number || self.consumed >= self.number {
+    /// With an incomplete list: whether a number that was told is consumed by `mark` without a copy
+    /// among `events`. Then a pair (R7) may have been told by half, and of which channel is unknown.
+    fn misses_a_copy(&self, mark: u64, events: &[Arc<WatchEvent>]) -> bool {
+        let last = mark.min(self.number);
+        if self.overflow.is_none() || self.consumed >= last {
             return false;
         }
+        let copied = |number: &u64| self.consumed < *number && *number <= last;
         let numbers = events.iter().filter_map(|event| {
             match relate(&event.event, &self.region, self.fence, 0) {
                 Relation::Next(number) => Some(number),
                 Relation::Unrelated | Relation::Copy(_) | Relation::Foreign => None,
             }
         });
-        let copies: BTreeSet<u64> = numbers.collect();
-        let dropped = |from: u64, to: u64| (copies.range(from..=to).count() as u64) < to + 1 - from;
-        dropped(self.consumed + 1, self.number) && dropped(self.number + 1, mark)
+        (numbers.filter(copied).count() as u64) < last - self.consumed
     }
 
     /// Notes that every number up to `mark` is consumed, and returns what must be told.

@@ -11,8 +11,8 @@
 //! 1. Make one [`ShardFeed`] for each shard that the node replicates, with [`Start`] read from the
 //!    replica's state, before the replica applies anything more.
 //! 2. After each applied entry, first append its [`Logged`] record to the journal, then step the
-//!    feed with it: whoever falls out of the ring reads the journal. Entries that caused neither
-//!    events nor marks ([`marks_between`]) may be told by [`Input::Advanced`] alone.
+//!    feed with it: whoever falls out of the ring reads the journal. Entries without events and
+//!    marks may be told by [`Input::Advanced`] alone.
 //! 3. Bring every transition of the local region's owner to each node of that region as
 //!    [`Input::Early`], in the body that its batch will carry. To lose one costs latency only.
 //! 4. When a replica is replaced by a snapshot, fetch the journal of what it skipped from a peer,
@@ -37,6 +37,7 @@ mod shard;
 mod subscription;
 
 pub use config::Config;
-pub use log::{Logged, Mark, Page, RegionState, marks_between};
+pub use headcount_model::{Logged, Mark};
+pub use log::Page;
 pub use shard::{Effect, Input, ShardFeed, Start, Stats};
 pub use subscription::{Fetch, Subscription};

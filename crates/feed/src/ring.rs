@@ -3,9 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use headcount_model::{Fence, Position, WatchEvent};
-
-use crate::log::Logged;
+use headcount_model::{Fence, Logged, Position, WatchEvent};
 
 /// An applied entry as the ring holds it.
 #[derive(Debug)]

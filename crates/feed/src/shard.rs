@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use headcount_model::{
-    ChannelKey, Era, Event, EventId, Fence, Monotonic, Now, Position, RegionName, ShardId, Stage,
-    WatchEvent,
+    ChannelKey, Era, Event, EventId, Fence, Logged, Mark, Monotonic, Now, Position, RegionName,
+    ShardId, Stage, WatchEvent,
 };
 
 use crate::config::Config;
-use crate::log::{Correction, Logged, Mark, Origin, Relation, relate};
+use crate::log::{Correction, Origin, Relation, correction_event, relate};
 use crate::overlay::Overlay;
 use crate::ring::{Ring, RingEntry, RingItem};
 
@@ -208,10 +208,14 @@ impl ShardFeed {
         }
         self.stats.corrections += corrections.len() as u64;
         for (channel, correction) in corrections {
-            let event =
-                entry
-                    .logged
-                    .correct(self.origin, &self.region, self.fence, channel, correction);
+            let event = correction_event(
+                &entry.logged,
+                self.origin,
+                &self.region,
+                self.fence,
+                channel,
+                correction,
+            );
             entry.corrections.push(Arc::new(event));
         }
         self.position = Position::end_of(entry.logged.index);

@@ -10,7 +10,7 @@ use headcount_model::{
 
 use crate::ahead::{Ahead, Resolution};
 use crate::config::Config;
-use crate::log::Page;
+use crate::log::{Page, correction_event};
 use crate::ring::{RingEntry, RingItem};
 use crate::shard::ShardFeed;
 
@@ -502,9 +502,14 @@ impl Read<'_> {
                     let (region, fence) = (known.region.clone(), known.fence);
                     let origin = self.feed.origin();
                     for (channel, correction) in corrections {
-                        let event = entry
-                            .logged
-                            .correct(origin, &region, fence, channel, correction);
+                        let event = correction_event(
+                            &entry.logged,
+                            origin,
+                            &region,
+                            fence,
+                            channel,
+                            correction,
+                        );
                         self.tell(&Arc::new(event), false);
                     }
                 }
@@ -577,7 +582,7 @@ impl Read<'_> {
             return Next::End(WatchEnd::TooSlow);
         }
         while let Some(item) = ring.get(live.offset) {
-            live.rolling_up |= ring.lag(live.offset) >= self.config.rollup_lag_events;
+            live.rolling_up |= ring.lag(live.offset) > self.config.rollup_lag_events;
             if self.is_full() {
                 return Next::Wait;
             }
