@@ -77,22 +77,24 @@ pub struct Leases {
     heard: BTreeMap<NodeId, (Incarnation, Monotonic)>,
     /// Since when this leader has known each node as dead.
     dead: BTreeMap<NodeId, Monotonic>,
-    /// When [`Leases::expire`] last looked, at first the election: who was not seen by then counts
-    /// as heard then.
+    /// When [`Leases::expire`] last looked, at first the election.
     looked: Monotonic,
 }
 
 impl Leases {
-    /// Begins with a full lease for every node, at the moment of this leader's election.
+    /// Begins with a full lease for every node, at the moment of this leader's election. `control`
+    /// must hold whatever earlier leaders committed.
     #[must_use]
-    pub fn new(config: LeaseConfig, now: Monotonic) -> Self {
+    pub fn new(config: LeaseConfig, now: Monotonic, control: &Control) -> Self {
         let (heard, dead) = (BTreeMap::new(), BTreeMap::new());
-        Self {
+        let mut leases = Self {
             config,
             heard,
             dead,
             looked: now,
-        }
+        };
+        leases.look(now, control, Duration::ZERO);
+        leases
     }
 
     /// Renews the lease of a node's life and returns its length, which the node counts from the
@@ -134,6 +136,18 @@ impl Leases {
         } else {
             Duration::ZERO
         };
+        self.look(now, control, stall);
+        let live = control.nodes().iter().filter(|(_, node)| node.is_live());
+        let lost = live.filter(|(id, _)| self.age(now, control, **id) >= self.config.duration);
+        lost.map(|(id, node)| ControlCommand::LeaseLost {
+            node: *id,
+            incarnation: node.incarnation,
+        })
+        .collect()
+    }
+
+    /// Takes note of who lives and who is dead by now.
+    fn look(&mut self, now: Monotonic, control: &Control, stall: Duration) {
         let before = std::mem::take(&mut self.heard);
         for (id, node) in control.nodes().iter().filter(|(_, node)| node.is_live()) {
             // A life that no earlier look saw began since the last one.
@@ -146,13 +160,6 @@ impl Leases {
         for id in control.nodes().keys().filter(|id| is_dead(control, **id)) {
             self.dead.entry(*id).or_insert(now);
         }
-        let live = control.nodes().iter().filter(|(_, node)| node.is_live());
-        let lost = live.filter(|(id, _)| self.age(now, control, **id) >= self.config.duration);
-        lost.map(|(id, node)| ControlCommand::LeaseLost {
-            node: *id,
-            incarnation: node.incarnation,
-        })
-        .collect()
     }
 
     /// Returns when [`Leases::expire`] should be called next: when the next lease runs out, and

@@ -6,6 +6,7 @@
 //! rest.
 
 mod balance;
+mod leaders;
 mod replicas;
 mod voters;
 
@@ -88,6 +89,8 @@ struct Planner<'a> {
     changing: BTreeSet<GroupId>,
     /// Groups that copy data to a new replica, and those that begin to by a command of this run.
     copying: BTreeSet<GroupId>,
+    /// The voters of groups that change them by a command of this run.
+    elected: BTreeMap<GroupId, BTreeSet<ReplicaId>>,
     commands: Vec<ControlCommand>,
 }
 
@@ -115,6 +118,7 @@ impl<'a> Planner<'a> {
             votes: BTreeMap::new(),
             changing: BTreeSet::new(),
             copying: BTreeSet::new(),
+            elected: BTreeMap::new(),
             commands: Vec::new(),
         };
         for (id, group) in control.groups() {
@@ -178,7 +182,13 @@ impl<'a> Planner<'a> {
 
     /// Returns whether the group may change its membership now, and takes note that it does.
     fn may_change(&mut self, group: GroupId) -> bool {
-        let free = self.changing.len() < self.options.changes_max.max(1);
+        // The control group is not among those that wait for each other.
+        let shards = self
+            .changing
+            .iter()
+            .filter(|id| **id != GroupId::Control)
+            .count();
+        let free = group == GroupId::Control || shards < self.options.changes_max.max(1);
         free && self.changing.insert(group)
     }
 

@@ -1,20 +1,11 @@
-//! Evenness: no node does much more than another of its region, no region leads much more than its
-//! share. What is even enough stays where it is.
+//! Evenness: no node of a region does much more than another. What is even enough stays where it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use headcount_model::{NodeId, RegionName, ReplicaId};
 
-use super::{Health, Planner, lot, region_lot};
+use super::{Health, Planner, lot};
 use crate::{ControlCommand, Group, GroupId, Replica};
-
-/// A group whose leader is where it may be.
-struct Led {
-    id: GroupId,
-    node: NodeId,
-    /// Who else may lead it, the leader included.
-    heirs: Vec<(ReplicaId, NodeId)>,
-}
 
 impl Planner<'_> {
     /// Plans to move replicas from the fullest to the emptiest nodes of a region, by placing a new
@@ -185,159 +176,6 @@ impl Planner<'_> {
         None
     }
 
-    /// Plans who should lead: a live voter that stays, in the home region if there is one, else
-    /// where regions lead less than their share and nodes less than others.
-    pub(super) fn leaders(&mut self) {
-        let mut nodes: BTreeMap<NodeId, u64> = BTreeMap::new();
-        let mut open = Vec::new();
-        let mut settled = Vec::new();
-        for (id, group) in self.control.groups() {
-            let candidates = self.heirs(*id, group);
-            let leader = group.leader.and_then(|leader| {
-                candidates
-                    .iter()
-                    .find(|(replica, _)| *replica == leader)
-                    .copied()
-            });
-            match leader {
-                _ if candidates.is_empty() => {}
-                None => open.push((*id, candidates)),
-                Some((_, node)) => {
-                    // The control group is one among many and no burden worth balancing.
-                    if *id != GroupId::Control {
-                        *nodes.entry(node).or_default() += 1;
-                        settled.push(Led {
-                            id: *id,
-                            node,
-                            heirs: candidates,
-                        });
-                    }
-                }
-            }
-        }
-        let mut left = self.options.changes_max.max(1);
-        for (id, candidates) in open {
-            if left == 0 {
-                return;
-            }
-            let best = candidates.iter().min_by(|(_, a), (_, b)| {
-                let share = self.share(*a, *b, &nodes);
-                let load = |node: &NodeId| nodes.get(node).copied().unwrap_or(0);
-                share.then_with(|| {
-                    let key = |node: &NodeId| {
-                        let region = self.region(*node).map(|region| region_lot(id, region));
-                        (region, load(node), lot(id, node.0))
-                    };
-                    key(a).cmp(&key(b))
-                })
-            });
-            let Some((replica, node)) = best else {
-                continue;
-            };
-            if id != GroupId::Control {
-                *nodes.entry(*node).or_default() += 1;
-            }
-            left -= 1;
-            self.commands.push(ControlCommand::PreferLeader {
-                group: id,
-                replica: *replica,
-            });
-        }
-        let mut moved = BTreeSet::new();
-        while left > 0 {
-            let Some((id, replica, from, to)) = self.movable_leader(&settled, &moved, &nodes)
-            else {
-                return;
-            };
-            moved.insert(id);
-            left -= 1;
-            *nodes.entry(from).or_insert(1) -= 1;
-            *nodes.entry(to).or_default() += 1;
-            self.commands
-                .push(ControlCommand::PreferLeader { group: id, replica });
-        }
-    }
-
-    /// Returns a leader that would be better elsewhere: where a region would still lead less, by its
-    /// weight, than the present one does, or a node of the same region at least two fewer.
-    fn movable_leader(
-        &self,
-        settled: &[Led],
-        moved: &BTreeSet<GroupId>,
-        nodes: &BTreeMap<NodeId, u64>,
-    ) -> Option<(GroupId, ReplicaId, NodeId, NodeId)> {
-        let load = |node: NodeId| nodes.get(&node).copied().unwrap_or(0);
-        let movable = settled.iter().filter(|led| !moved.contains(&led.id));
-        let moves = movable.flat_map(|led| {
-            led.heirs
-                .iter()
-                .map(|(replica, to)| (led.id, *replica, led.node, *to))
-        });
-        let better = moves.filter(|(_, _, from, to)| {
-            let (here, there) = (self.region(*from), self.region(*to));
-            if here == there {
-                return load(*from) >= load(*to) + 2;
-            }
-            let (Some(here), Some(there)) = (here, there) else {
-                return false;
-            };
-            let (held, heir) = (self.led_by(here, nodes), self.led_by(there, nodes) + 1);
-            heir * self.weight(here) < held * self.weight(there)
-        });
-        better.max_by_key(|(id, _, from, to)| {
-            let apart = self.region(*from) != self.region(*to);
-            (
-                apart,
-                load(*from),
-                std::cmp::Reverse(load(*to)),
-                lot(*id, to.0),
-            )
-        })
-    }
-
-    /// Compares the shares that the regions of two nodes would lead if each took one more group.
-    fn share(&self, a: NodeId, b: NodeId, nodes: &BTreeMap<NodeId, u64>) -> std::cmp::Ordering {
-        let (Some(a), Some(b)) = (self.region(a), self.region(b)) else {
-            return std::cmp::Ordering::Equal;
-        };
-        let one_more = |region| self.led_by(region, nodes) + 1;
-        let (a_weight, b_weight) = (self.weight(a), self.weight(b));
-        let shares = (one_more(a) * b_weight).cmp(&(one_more(b) * a_weight));
-        // Nothing is a share of nothing: a region of weight 0 comes after any other.
-        (a_weight == 0).cmp(&(b_weight == 0)).then(shares)
-    }
-
-    fn led_by(&self, region: &RegionName, nodes: &BTreeMap<NodeId, u64>) -> u64 {
-        let there = nodes
-            .iter()
-            .filter(|(node, _)| self.region(**node) == Some(region));
-        there.map(|(_, led)| *led).sum()
-    }
-
-    fn weight(&self, region: &RegionName) -> u64 {
-        self.control
-            .regions()
-            .get(region)
-            .map_or(0, |region| u64::from(region.weight))
-    }
-
-    /// Returns the voters that may lead: live ones that stay, only those at home if there are any.
-    fn heirs(&self, id: GroupId, group: &Group) -> Vec<(ReplicaId, NodeId)> {
-        let voters = group.members().filter(|(replica, state)| {
-            group.voters.contains(replica) && self.can_serve(id, *replica, state)
-        });
-        let voters: Vec<_> = voters
-            .map(|(replica, state)| (replica, state.node))
-            .collect();
-        let home = |node: NodeId| self.region(node) == group.home.as_ref();
-        let at_home: Vec<_> = voters
-            .iter()
-            .copied()
-            .filter(|(_, node)| home(*node))
-            .collect();
-        if at_home.is_empty() { voters } else { at_home }
-    }
-
     /// Returns the pairs of usable nodes of which the first has at least two more than the second,
     /// the greatest differences first.
     fn uneven(&self, region: &RegionName, load: &BTreeMap<NodeId, u64>) -> Vec<(NodeId, NodeId)> {
@@ -398,7 +236,7 @@ impl Planner<'_> {
     }
 
     /// Returns whether the replica can own or lead: ready, on a usable node, and meant to stay.
-    fn can_serve(&self, id: GroupId, replica: ReplicaId, state: &Replica) -> bool {
+    pub(super) fn can_serve(&self, id: GroupId, replica: ReplicaId, state: &Replica) -> bool {
         state.ready
             && state.leaving.is_none()
             && self.health(state.node) == Health::Usable

@@ -28,6 +28,7 @@ impl Planner<'_> {
 
     pub(super) fn set_voters(&mut self, id: GroupId, group: &Group, voters: BTreeSet<ReplicaId>) {
         let version = group.version;
+        self.elected.insert(id, voters.clone());
         self.commands.push(ControlCommand::SetVoters {
             group: id,
             version,

@@ -1,0 +1,331 @@
+//! What single commands promise.
+
+use std::time::Duration;
+
+use headcount_model::{Era, Fence, Incarnation, NodeId, RegionName, ShardId};
+use headcount_placement::{
+    ClusterId, Control, ControlCommand, FOUNDING_NODE, FOUNDING_REPLICA, GroupId, Outcome, Refusal,
+    Settings,
+};
+
+use crate::world::{World, addresses, facts, new_node, region};
+
+fn init(key: u128) -> ControlCommand {
+    let node = new_node(key, "us");
+    ControlCommand::Init {
+        facts: facts(4),
+        settings: Settings::default(),
+        node,
+    }
+}
+
+fn start(node: u64, incarnation: u64, process: u64) -> ControlCommand {
+    ControlCommand::Start {
+        node: NodeId(node),
+        incarnation: Incarnation(incarnation),
+        process,
+        addresses: addresses(),
+        understands: 1,
+    }
+}
+
+fn fences(world: &World, place: &RegionName) -> Vec<Fence> {
+    let shards = world.control.shards();
+    shards
+        .map(|shard| world.control.owner(place, shard).unwrap().fence)
+        .collect()
+}
+
+#[test]
+fn nothing_happens_before_a_cluster_is_founded() {
+    let mut control = Control::new();
+    let join = ControlCommand::Join(new_node(1, "us"));
+    assert_eq!(control.apply(1, &join), Err(Refusal::NotFounded));
+    assert_eq!(control.applied(), 1);
+}
+
+#[test]
+fn a_cluster_is_founded_once() {
+    let mut control = Control::new();
+    let founded = control.apply(1, &init(1));
+    let expected = Outcome::Joined {
+        node: FOUNDING_NODE,
+        incarnation: Incarnation(0),
+        replica: FOUNDING_REPLICA,
+    };
+    assert_eq!(founded, Ok(expected.clone()));
+    assert_eq!(control.apply(2, &init(1)), Ok(expected), "the same again");
+    let other = control.apply(3, &init(2));
+    assert_eq!(
+        other,
+        Err(Refusal::Founded {
+            cluster: ClusterId(7)
+        })
+    );
+    let hosted: Vec<_> = control.replicas_of(FOUNDING_NODE).collect();
+    assert_eq!(hosted.len(), 5);
+    assert!(
+        hosted
+            .iter()
+            .all(|hosted| hosted.founder && !hosted.leaving)
+    );
+}
+
+#[test]
+fn joining_twice_makes_one_node() {
+    let mut world = World::found("us", 4, 1);
+    let join = ControlCommand::Join(new_node(77, "eu"));
+    let first = world.propose(join.clone());
+    assert_eq!(world.propose(join), first);
+    let elsewhere = ControlCommand::Join(new_node(77, "ap"));
+    let refused = Err(Refusal::OtherRegion {
+        node: NodeId(2),
+        region: region("eu"),
+    });
+    assert_eq!(world.propose(elsewhere), refused);
+}
+
+#[test]
+fn a_joining_node_listens_to_the_control_group_and_nothing_else() {
+    let mut world = World::found("us", 4, 1);
+    let node = world.join("eu");
+    world.settle();
+    let hosted: Vec<_> = world
+        .control
+        .replicas_of(node)
+        .map(|hosted| hosted.group)
+        .collect();
+    assert_eq!(hosted, [GroupId::Control]);
+    let membership = world.control.target_membership(GroupId::Control).unwrap();
+    assert!(membership.learners.values().any(|learner| *learner == node));
+}
+
+#[test]
+fn a_restarted_node_has_new_fences_at_once() {
+    let mut world = World::found("us", 4, 1);
+    world.settle();
+    let before = fences(&world, &region("us"));
+    world.start(NodeId(1));
+    let after = fences(&world, &region("us"));
+    assert!(before.iter().max() < after.iter().min());
+    assert!(!world.control.is_current(NodeId(1), Incarnation(1)));
+    assert!(world.control.is_current(NodeId(1), Incarnation(2)));
+}
+
+#[test]
+fn a_start_counts_once_and_an_old_one_never() {
+    let mut world = World::found("us", 4, 1);
+    assert_eq!(
+        world.propose(start(1, 2, 500)),
+        Ok(Outcome::Started {
+            incarnation: Incarnation(2)
+        })
+    );
+    let before = fences(&world, &region("us"));
+    assert_eq!(
+        world.propose(start(1, 2, 500)),
+        Ok(Outcome::Started {
+            incarnation: Incarnation(2)
+        })
+    );
+    let stale = Err(Refusal::StaleIncarnation {
+        node: NodeId(1),
+        current: Incarnation(2),
+    });
+    assert_eq!(
+        world.propose(start(1, 2, 501)),
+        stale,
+        "another process with the same number"
+    );
+    assert_eq!(
+        world.propose(start(1, 1, 1)),
+        stale,
+        "a request that was long on its way"
+    );
+    assert_eq!(world.propose(start(1, 4, 502)), stale, "none is left out");
+    assert_eq!(fences(&world, &region("us")), before);
+}
+
+#[test]
+fn a_life_that_lost_its_lease_has_ended() {
+    let mut world = World::found("us", 4, 1);
+    world.add("us");
+    world.settle();
+    world.kill(NodeId(2));
+    let stale = Err(Refusal::StaleIncarnation {
+        node: NodeId(2),
+        current: Incarnation(1),
+    });
+    assert_eq!(world.propose(start(2, 1, 1)), stale);
+    world.start(NodeId(2));
+    assert!(world.control.is_current(NodeId(2), Incarnation(2)));
+    // The old life's loss, told late, does not touch the new one.
+    let late = ControlCommand::LeaseLost {
+        node: NodeId(2),
+        incarnation: Incarnation(1),
+    };
+    assert_eq!(world.propose(late), Ok(Outcome::Unchanged));
+    assert!(world.control.is_current(NodeId(2), Incarnation(2)));
+}
+
+#[test]
+fn the_owner_moves_to_the_other_copy_when_its_lease_ends() {
+    let mut world = World::found("us", 8, 2);
+    world.add("eu");
+    world.add("us");
+    world.settle();
+    let before = fences(&world, &region("us"));
+    let eu = fences(&world, &region("eu"));
+    let moved: Vec<_> = world
+        .control
+        .owned_by(NodeId(3))
+        .map(|(shard, _)| shard)
+        .collect();
+    assert!(!moved.is_empty());
+    world.kill(NodeId(3));
+    for shard in world.control.shards() {
+        let owner = world.control.owner(&region("us"), shard).unwrap();
+        assert_eq!(owner.node, NodeId(1));
+        let old = before[shard.0 as usize];
+        assert_eq!(
+            owner.fence > old,
+            moved.contains(&shard),
+            "who kept it keeps its fence"
+        );
+        assert_eq!(world.control.voids(shard).count(), 0);
+    }
+    assert_eq!(fences(&world, &region("eu")), eu);
+}
+
+#[test]
+fn a_region_without_lease_is_void_up_to_its_last_fence() {
+    let mut world = World::found("us", 3, 2);
+    world.add("eu");
+    world.add("ap");
+    world.settle();
+    let last = fences(&world, &region("eu"));
+    world.kill(NodeId(2));
+    for shard in world.control.shards() {
+        let voids: Vec<_> = world.control.voids(shard).collect();
+        assert_eq!(voids, [(&region("eu"), last[shard.0 as usize])]);
+    }
+    world.start(NodeId(2));
+    for shard in world.control.shards() {
+        let owner = world.control.owner(&region("eu"), shard).unwrap();
+        assert!(owner.fence > last[shard.0 as usize]);
+    }
+}
+
+#[test]
+fn planned_commands_fail_on_a_changed_group() {
+    let mut world = World::found("us", 1, 1);
+    let node = world.add("us");
+    world.settle();
+    let group = GroupId::Shard(ShardId(0));
+    let stale = ControlCommand::AddReplicas {
+        group,
+        version: 1,
+        nodes: [node].into(),
+    };
+    assert!(matches!(
+        world.propose(stale),
+        Err(Refusal::Superseded { .. })
+    ));
+}
+
+#[test]
+fn ownership_moves_on_command_under_its_present_fence_only() {
+    let mut world = World::found("us", 2, 2);
+    world.add("us");
+    world.settle();
+    let (shard, place) = (ShardId(0), region("us"));
+    let owner = world.control.owner(&place, shard).unwrap();
+    let other = NodeId(3 - owner.node.0);
+    let to = |fence, node| ControlCommand::MoveOwner {
+        region: place.clone(),
+        shard,
+        fence,
+        node,
+    };
+    assert!(matches!(
+        world.propose(to(Fence(0), other)),
+        Err(Refusal::OwnerMoved { current, .. }) if current == owner.fence
+    ));
+    assert!(matches!(
+        world.propose(to(owner.fence, NodeId(9))),
+        Err(Refusal::UnknownNode { .. })
+    ));
+    assert_eq!(world.propose(to(owner.fence, other)), Ok(Outcome::Changed));
+    let moved = world.control.owner(&place, shard).unwrap();
+    assert!(moved.node == other && moved.fence > owner.fence);
+}
+
+#[test]
+fn settings_rise_by_version_and_only_when_they_change() {
+    let mut world = World::found("us", 1, 1);
+    let set = |millis: u64| ControlCommand::SetPacing {
+        occupancy_interval: Duration::from_micros(millis * 1000 + 7),
+    };
+    assert_eq!(world.propose(set(2500)), Ok(Outcome::Changed));
+    assert_eq!(world.propose(set(2500)), Ok(Outcome::Unchanged));
+    let pacing = world.control.pacing();
+    assert_eq!(
+        (pacing.version, pacing.occupancy_interval),
+        (2, Duration::from_millis(2500))
+    );
+    assert!(matches!(
+        world.propose(set(3_600_000)),
+        Err(Refusal::TooMuch { .. })
+    ));
+    assert!(matches!(
+        world.propose(ControlCommand::SetCopies(0)),
+        Err(Refusal::Missing { .. })
+    ));
+}
+
+#[test]
+fn the_era_never_falls() {
+    let mut world = World::found("us", 1, 1);
+    assert_eq!(
+        world.propose(ControlCommand::RaiseEra(Era(2))),
+        Ok(Outcome::Changed)
+    );
+    let refused = Err(Refusal::OldEra { current: Era(2) });
+    assert_eq!(world.propose(ControlCommand::RaiseEra(Era(1))), refused);
+    assert_eq!(world.control.facts().unwrap().era, Era(2));
+}
+
+#[test]
+fn the_last_node_stays() {
+    let mut world = World::found("us", 1, 1);
+    let node = NodeId(1);
+    let refused = Err(Refusal::LastNode { node });
+    assert_eq!(world.propose(ControlCommand::Drain(node)), refused);
+    world.kill(node);
+    assert_eq!(world.propose(ControlCommand::Remove(node)), refused);
+}
+
+#[test]
+fn a_removed_node_never_returns() {
+    let mut world = World::found("us", 2, 1);
+    world.add("us");
+    let third = world.add("us");
+    world.settle();
+    world.kill(third);
+    world.propose(ControlCommand::Remove(third)).unwrap();
+    assert_eq!(
+        world.propose(ControlCommand::Remove(third)),
+        Ok(Outcome::Unchanged)
+    );
+    let gone = Err(Refusal::NodeRemoved { node: third });
+    assert_eq!(world.propose(start(third.0, 2, 9)), gone);
+    assert_eq!(world.propose(ControlCommand::Join(new_node(3, "us"))), gone);
+}
+
+#[test]
+fn group_numbers_are_fixed_for_ever() {
+    assert_eq!(GroupId::Control.number(), 0);
+    assert_eq!(GroupId::Shard(ShardId(41)).number(), 42);
+    assert_eq!(GroupId::from_number(42), Some(GroupId::Shard(ShardId(41))));
+    assert_eq!(GroupId::from_number(u64::MAX), None);
+}

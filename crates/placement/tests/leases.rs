@@ -1,0 +1,170 @@
+//! Leases at the control group's leader.
+
+use std::time::Duration;
+
+use headcount_model::{Incarnation, Monotonic, NodeId};
+use headcount_placement::{ControlCommand, LeaseConfig, Leases, RenewError, Standing};
+
+use crate::world::World;
+
+fn at(millis: u64) -> Monotonic {
+    Monotonic(Duration::from_millis(millis))
+}
+
+/// Two live nodes, and leases of 5 s from an election at 100 s.
+fn begin() -> (World, Leases) {
+    let mut world = World::found("us", 2, 1);
+    world.add("us");
+    let leases = Leases::new(LeaseConfig::default(), at(100_000), &world.control);
+    (world, leases)
+}
+
+/// Looks every 500 ms, as a driver would, and returns the first commands.
+fn run(
+    leases: &mut Leases,
+    world: &World,
+    from: u64,
+    to: u64,
+) -> Option<(u64, Vec<ControlCommand>)> {
+    (from..=to).step_by(500).find_map(|now| {
+        let lost = leases.expire(at(now), &world.control);
+        (!lost.is_empty()).then_some((now, lost))
+    })
+}
+
+#[test]
+fn a_new_leader_gives_everybody_a_full_lease() {
+    let (world, mut leases) = begin();
+    let (now, lost) = run(&mut leases, &world, 100_000, 110_000).unwrap();
+    assert_eq!(now, 105_000);
+    assert_eq!(lost.len(), 2);
+}
+
+#[test]
+fn who_is_heard_lives() {
+    let (world, mut leases) = begin();
+    for now in (100_000..120_000).step_by(500) {
+        for node in [1, 2] {
+            leases
+                .renew(at(now), &world.control, NodeId(node), Incarnation(1))
+                .unwrap();
+        }
+        assert_eq!(leases.expire(at(now), &world.control), []);
+    }
+    assert_eq!(
+        leases.standing(at(119_500), &world.control, NodeId(1)),
+        Standing::Live
+    );
+    assert_eq!(
+        leases.standing(at(122_000), &world.control, NodeId(1)),
+        Standing::Suspect
+    );
+    assert_eq!(
+        leases.standing(at(124_500), &world.control, NodeId(1)),
+        Standing::Dead
+    );
+}
+
+#[test]
+fn only_who_is_silent_dies_and_only_once() {
+    let (mut world, mut leases) = begin();
+    let mut lost = Vec::new();
+    for now in (100_000..110_000).step_by(500) {
+        leases
+            .renew(at(now), &world.control, NodeId(1), Incarnation(1))
+            .unwrap();
+        lost = leases.expire(at(now), &world.control);
+        if !lost.is_empty() {
+            break;
+        }
+    }
+    let expected = ControlCommand::LeaseLost {
+        node: NodeId(2),
+        incarnation: Incarnation(1),
+    };
+    assert_eq!(lost, std::slice::from_ref(&expected));
+    world.propose(expected).unwrap();
+    assert_eq!(leases.expire(at(105_100), &world.control), []);
+    assert_eq!(
+        leases.renew(at(105_200), &world.control, NodeId(2), Incarnation(1)),
+        Err(RenewError::Ended {
+            node: NodeId(2),
+            current: Incarnation(1)
+        })
+    );
+}
+
+#[test]
+fn a_life_that_begins_late_has_a_full_lease() {
+    let (mut world, mut leases) = begin();
+    world.kill(NodeId(2));
+    for now in (100_000..200_000).step_by(500) {
+        leases
+            .renew(at(now), &world.control, NodeId(1), Incarnation(1))
+            .unwrap();
+        assert_eq!(leases.expire(at(now), &world.control), []);
+    }
+    world.start(NodeId(2));
+    assert_eq!(
+        leases.standing(at(199_900), &world.control, NodeId(2)),
+        Standing::Live
+    );
+    leases
+        .renew(at(200_000), &world.control, NodeId(1), Incarnation(1))
+        .unwrap();
+    assert_eq!(leases.expire(at(200_000), &world.control), []);
+    assert_eq!(
+        leases.renew(at(200_100), &world.control, NodeId(2), Incarnation(1)),
+        Err(RenewError::Ended {
+            node: NodeId(2),
+            current: Incarnation(2)
+        }),
+        "the life before has no lease"
+    );
+    let (now, _) = run(&mut leases, &world, 200_000, 210_000).unwrap();
+    assert_eq!(now, 205_000);
+}
+
+#[test]
+fn a_stall_of_the_leader_is_nobodys_silence() {
+    let (world, mut leases) = begin();
+    assert_eq!(run(&mut leases, &world, 100_000, 102_000), None);
+    // Stopped for ten seconds, and woken before what was sent to it is read.
+    assert_eq!(leases.expire(at(112_000), &world.control), []);
+    let (now, _) = run(&mut leases, &world, 112_000, 130_000).unwrap();
+    assert_eq!(now, 115_000, "three seconds of the lease were left");
+}
+
+#[test]
+fn the_dead_are_given_up_after_a_while() {
+    let (mut world, mut leases) = begin();
+    world.kill(NodeId(2));
+    for now in (100_000..170_000).step_by(500) {
+        leases
+            .renew(at(now), &world.control, NodeId(1), Incarnation(1))
+            .unwrap();
+        leases.expire(at(now), &world.control);
+        assert_eq!(
+            leases.given_up(at(now)).contains(&NodeId(2)),
+            now >= 160_000
+        );
+    }
+    world.start(NodeId(2));
+    leases.expire(at(170_000), &world.control);
+    assert!(leases.given_up(at(170_000)).is_empty());
+}
+
+#[test]
+fn the_deadline_is_when_the_next_lease_ends_or_earlier() {
+    let (world, mut leases) = begin();
+    let mut now = at(100_000);
+    loop {
+        let next = leases.next_deadline(&world.control);
+        assert!(next > now && next <= at(105_000));
+        now = next;
+        if !leases.expire(now, &world.control).is_empty() {
+            break;
+        }
+    }
+    assert_eq!(now, at(105_000));
+}
