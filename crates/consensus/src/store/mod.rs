@@ -1,24 +1,79 @@
-//! The one durable store of a node: raft logs of all groups, votes, snapshots, event journals.
+//! The one durable store of a node: the raft logs of all its groups, their votes and snapshots, a few
+//! facts about the node, and the event journals of its shards.
 //!
-//! (Interface first; the files behind it follow.) It knows nothing of openraft: a group is a number,
-//! an entry is an index with two opaque byte strings.
+//! It knows nothing of openraft: a group is a number, an entry an index with two opaque strings of
+//! bytes. Groups share one log, one writer and its syncs: what all of them append while one sync is
+//! under way shares the next. Entries that are not purged stay in memory, so that reads of the log
+//! never touch the disk.
+//!
+//! ```text
+//! lock                          empty; held by the process that has the store open
+//! floor                         what is known to be durable (floor.rs)
+//! log/000000000001.log …        segments of the shared log (log.rs)
+//! snapshots/{group}-{n}.snap    (snapshot.rs)
+//! journal/{shard}-{n}.events …  (journal.rs)
+//! ```
+//! Every byte of these files is under a checksum (frame.rs) and verified when the store is opened.
+//! Anything invalid makes it refuse, but for what a crash may leave: an unacknowledged end of the
+//! log, and journal data that the log brings back.
+//!
+//! What cannot be told apart: if the *machine* loses power and, besides, the very last batch of the
+//! log is damaged, in the second before the floor follows it, that looks like a torn end.
+//!
+//! # Why not fjall
+//! fjall 3 was the wish, on condition that a byte flipped anywhere makes the node refuse to start.
+//! Tried on 3.1.13 with 40 acknowledged (`PersistMode::SyncAll`) entries, one flip at a time: of 604
+//! flips 375 were refused, 126 went unnoticed and 103 opened *with acknowledged entries missing*: 16 of
+//! 41 in the journal, where recovery takes a batch that it cannot decode for the end and truncates
+//! the file (`journal/batch_reader.rs`), and 87 of 177 in a table, whose blocks are verified when they
+//! are read, not at open. A commit number and a floor kept aside would find lost batches, but not
+//! damaged tables or manifests; to find those, every file would have to be read and checked from
+//! outside, against formats that are fjall's own. With our own files every byte is ours to check.
+//!
+//! # Failures
+//! A write or sync that fails poisons the store: whatever waits is told, later operations fail,
+//! [`Store::fatal`] says why, and the process must stop. A sync is never tried again, since a second
+//! one may succeed without the data being on disk.
 
 mod config;
+pub mod disk;
 mod error;
+mod floor;
+mod frame;
+mod journal;
+mod ledger;
+mod log;
+mod mailbox;
+pub mod memory;
+mod record;
+mod shared;
+mod slots;
+mod snapshot;
 mod stats;
+mod writer;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use disk::{Disk, RealDisk};
+use log::Log;
+use record::Record;
+use shared::{Shared, State};
+
 pub use config::StoreConfig;
 pub use error::{OpenError, StoreError};
+pub use journal::{Journal, JournalItem, JournalPage, JournalRange};
+pub use snapshot::{SnapshotReader, SnapshotWriter};
 pub use stats::StoreStats;
+pub use writer::StoreDriver;
+
+/// The most bytes that one append, vote or fact may have.
+const MAX_OPERATION: usize = 256 << 20;
 
 /// A position in a group's log: an index and whatever the caller wants to remember with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,71 +133,135 @@ pub enum JournalStep {
 /// closes it in the background, [`close`](Self::close) does so and waits.
 #[derive(Debug, Clone)]
 pub struct Store {
-    state: Arc<Mutex<State>>,
-    fatal: watch::Sender<Option<Arc<str>>>,
+    handle: Arc<Handle>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    groups: BTreeMap<u64, Group>,
-    dropped: BTreeSet<u64>,
-    meta: BTreeMap<String, Bytes>,
-    journal: BTreeMap<u64, (u64, VecDeque<JournalItem>)>,
+/// Closes the store when the last [`Store`] is gone.
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
-struct Group {
-    purged: Option<Mark>,
-    entries: VecDeque<LogRecord>,
-    vote: Option<Bytes>,
-    committed: Option<Bytes>,
-    snapshot: Option<(Bytes, Vec<Bytes>)>,
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+fn bounded(what: &'static str, bytes: usize) -> Result<(), StoreError> {
+    if bytes > MAX_OPERATION {
+        return Err(StoreError::TooLarge {
+            what,
+            bytes,
+            limit: MAX_OPERATION,
+        });
+    }
+    Ok(())
 }
 
 impl Store {
     /// Opens the store in `dir`, creating it if the directory is empty or missing, and starts its
     /// threads. Every byte of every file is verified, which takes about a second per gigabyte.
     pub fn open(dir: impl AsRef<Path>, config: StoreConfig) -> Result<Self, OpenError> {
-        let _ = (dir.as_ref(), config);
-        Ok(Self { state: Arc::default(), fatal: watch::Sender::new(None) })
+        let dir = dir.as_ref();
+        let (store, driver) = Self::open_on(Arc::new(RealDisk::new(dir)), config)?;
+        driver
+            .spawn()
+            .map_err(log::io("start the threads of", &dir.to_string_lossy()))?;
+        Ok(store)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no holder of the lock panics")
+    /// Opens the store on any disk. The caller runs the driver; nothing becomes durable before.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        config: StoreConfig,
+    ) -> Result<(Self, StoreDriver), OpenError> {
+        disk.create_dir("").map_err(log::io("create", "."))?;
+        let lock = disk.lock().map_err(log::io("lock", "lock"))?;
+        let lock = lock.ok_or_else(|| OpenError::Locked { dir: disk.root() })?;
+        for dir in [log::DIR, snapshot::DIR, journal::DIR] {
+            disk.create_dir(dir).map_err(log::io("create", dir))?;
+        }
+        let mut state = State::new();
+        let log = Log::open(Arc::clone(&disk), config.segment_bytes, |r| state.replay(r))?;
+        for (group, log) in &state.groups {
+            if let Some(index) = log.entries.hole() {
+                let reason = format!("entry {index} of group {group} is not in any segment");
+                return Err(OpenError::Missing {
+                    file: log::DIR.into(),
+                    reason,
+                });
+            }
+        }
+        let ledger = log.ledger();
+        let named = ledger
+            .groups
+            .iter()
+            .filter_map(|(group, g)| Some((*group, g.snapshot?)));
+        let (snapshots, next) = snapshot::open(&*disk, log.store(), &named.collect())?;
+        for (group, info) in snapshots {
+            state.groups.entry(group).or_default().snapshot = Some(info);
+        }
+        let journals = journal::open(&*disk, log.store(), &ledger.journals)?;
+        let shared = Shared::new(disk, config, log.store(), state, journals, next);
+        let shared = Arc::new(shared);
+        let driver = StoreDriver::new(&shared, log, lock);
+        Ok((
+            Self {
+                handle: Arc::new(Handle { shared }),
+            },
+            driver,
+        ))
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
     }
 
     /// The groups that have any state, ascending; dropped ones are not among them.
     pub fn groups(&self) -> Vec<u64> {
-        self.lock().groups.keys().copied().collect()
+        self.shared().state().groups.keys().copied().collect()
     }
 
     /// Whether the group was dropped here, so that its id is never to be used again.
     pub fn is_dropped(&self, group: u64) -> bool {
-        self.lock().dropped.contains(&group)
+        self.shared().state().dropped.contains(&group)
     }
 
     /// Where the group's log begins and ends.
     pub fn log_range(&self, group: u64) -> LogRange {
-        let state = self.lock();
-        let Some(group) = state.groups.get(&group) else { return LogRange::default() };
-        let last = group.entries.back().map(|r| Mark { index: r.index, meta: r.meta.clone() });
-        LogRange { purged: group.purged.clone(), last: last.or_else(|| group.purged.clone()) }
+        let state = self.shared().state();
+        let Some(group) = state.groups.get(&group) else {
+            return LogRange::default();
+        };
+        let last = group.entries.last();
+        let last = last.map(|entry| Mark {
+            index: entry.index,
+            meta: entry.meta.clone(),
+        });
+        LogRange {
+            purged: group.purged.clone(),
+            last: last.or_else(|| group.purged.clone()),
+        }
     }
 
     /// The entries with an index in `range`, ascending, from memory. Stops before `max_bytes` of
     /// payload are exceeded, but gives at least one if there is one. What is purged or not yet
     /// appended is left out.
     pub fn entries(&self, group: u64, range: Range<u64>, max_bytes: usize) -> Vec<LogRecord> {
-        let state = self.lock();
-        let Some(group) = state.groups.get(&group) else { return Vec::new() };
-        let mut bytes = 0;
+        let state = self.shared().state();
+        let Some(group) = state.groups.get(&group) else {
+            return Vec::new();
+        };
+        let mut bytes = 0_usize;
+        let mut first = true;
         group
             .entries
-            .iter()
-            .filter(|r| range.contains(&r.index))
-            .take_while(|r| {
-                bytes += r.payload.len();
-                bytes <= max_bytes || bytes == r.payload.len()
+            .from(range.start)
+            .map(|(_, entry)| entry)
+            .take_while(|entry| {
+                bytes = bytes.saturating_add(entry.payload.len());
+                entry.index < range.end && (std::mem::take(&mut first) || bytes <= max_bytes)
             })
             .cloned()
             .collect()
@@ -157,65 +276,97 @@ impl Store {
         records: Vec<LogRecord>,
         done: Done,
     ) -> Result<(), StoreError> {
-        let result = self.with(group, |g| g.entries.extend(records));
-        done(result.clone().map_err(io::Error::from));
-        result
-    }
-
-    fn with(&self, group: u64, change: impl FnOnce(&mut Group)) -> Result<(), StoreError> {
-        let mut state = self.lock();
-        if state.dropped.contains(&group) {
-            return Err(StoreError::Dropped { group });
-        }
-        change(state.groups.entry(group).or_default());
-        Ok(())
+        let record = Record::Append {
+            group,
+            entries: records,
+        };
+        let weight = record.weight();
+        let change = move |state: &mut State| {
+            bounded("append", weight)?;
+            if let Record::Append { entries, .. } = &record {
+                state.append(group, entries)?;
+            }
+            Ok(record)
+        };
+        self.shared().submit(weight, Some(done), change).await
     }
 
     /// Removes all entries after `index`, or all with `None`. In order with other operations; durable
     /// with the next one that is awaited.
     pub async fn truncate_after(&self, group: u64, index: Option<u64>) -> Result<(), StoreError> {
-        self.with(group, |g| g.entries.retain(|r| index.is_some_and(|i| r.index <= i)))
+        let record = Record::Truncate { group, keep: index };
+        let change = |state: &mut State| state.truncate(group, index).map(|()| record);
+        self.shared().submit(32, None, change).await
     }
 
-    /// Removes all entries up to `upto`, inclusive, and remembers it. It may lie beyond the last
-    /// entry. Only call it once a snapshot that covers them is durable. In order with other
-    /// operations; durable with the next one that is awaited.
+    /// Removes all entries up to `upto`, inclusive, and remembers it; does nothing if more was purged
+    /// before. It may lie beyond the last entry. Only call it once a snapshot that covers them is
+    /// durable. In order with other operations; durable with the next one that is awaited.
     pub async fn purge(&self, group: u64, upto: Mark) -> Result<(), StoreError> {
-        self.with(group, |g| {
-            g.entries.retain(|r| r.index > upto.index);
-            g.purged = Some(upto);
-        })
+        let change = |state: &mut State| {
+            if state.purge(group, &upto)? {
+                return Ok(Record::Purge { group, upto });
+            }
+            let purged = state.group(group)?.purged.clone();
+            Ok(Record::Purge {
+                group,
+                upto: purged.unwrap_or(upto),
+            })
+        };
+        self.shared().submit(64, None, change).await
     }
 
     /// Replaces the group's vote and waits until that is durable.
     pub async fn save_vote(&self, group: u64, vote: Bytes) -> Result<(), StoreError> {
-        self.with(group, |g| g.vote = Some(vote))
+        let record = Record::Vote {
+            group,
+            vote: vote.clone(),
+        };
+        let weight = record.weight();
+        let change = move |state: &mut State| {
+            bounded("vote", weight)?;
+            state.group(group)?.vote = Some(vote);
+            Ok(record)
+        };
+        self.shared().submit_and_wait(weight, change, || {}).await
     }
 
     /// The last vote given to [`save_vote`](Self::save_vote).
     pub fn vote(&self, group: u64) -> Option<Bytes> {
-        self.lock().groups.get(&group)?.vote.clone()
+        self.shared().state().groups.get(&group)?.vote.clone()
     }
 
-    /// Replaces the group's committed mark. It is written with whatever is synced next, or within
-    /// a second or so; a crash may bring an older one back.
+    /// Replaces the group's committed mark. It is written with whatever is synced next, or when the
+    /// store is closed; a crash may bring an older one back.
     pub fn save_committed(&self, group: u64, committed: Bytes) -> Result<(), StoreError> {
-        self.with(group, |g| g.committed = Some(committed))
+        bounded("committed mark", committed.len())?;
+        let mut state = self.shared().state();
+        state.check_open()?;
+        state.group(group)?.committed = Some(committed.clone());
+        state.late.insert(group, committed);
+        Ok(())
     }
 
     /// The last value given to [`save_committed`](Self::save_committed).
     pub fn committed(&self, group: u64) -> Option<Bytes> {
-        self.lock().groups.get(&group)?.committed.clone()
+        self.shared().state().groups.get(&group)?.committed.clone()
     }
 
     /// Deletes everything of the group, durably, and retires its id for ever: later writes to it
     /// fail with [`StoreError::Dropped`]. Ids must therefore be ones that are never used again,
     /// such as replica ids. Journals are by shard and stay.
     pub async fn drop_group(&self, group: u64) -> Result<(), StoreError> {
-        let mut state = self.lock();
-        state.groups.remove(&group);
-        state.dropped.insert(group);
-        Ok(())
+        let shared = Arc::clone(self.shared());
+        let (file, gone) = std::sync::mpsc::channel();
+        let change = move |state: &mut State| {
+            if let Some(snapshot) = state.drop_group(group) {
+                // The receiver waits in the closure below.
+                drop(file.send(snapshot.path.clone()));
+            }
+            Ok(Record::Drop { group })
+        };
+        let then = move || gone.try_iter().for_each(|path| shared.remove_later(path));
+        self.shared().submit_and_wait(32, change, then).await
     }
 
     /// Writes a snapshot of the group from chunks that are all at hand; see
@@ -242,222 +393,102 @@ impl Store {
         meta: Bytes,
         journal: JournalStep,
     ) -> Result<SnapshotWriter, StoreError> {
-        Ok(SnapshotWriter { store: self.clone(), group, meta, journal, chunks: Vec::new() })
+        bounded("snapshot meta", meta.len())?;
+        let mut state = self.shared().state();
+        state.check_open()?;
+        state.group(group)?;
+        drop(state);
+        Ok(SnapshotWriter::new(
+            Arc::clone(self.shared()),
+            group,
+            meta,
+            journal,
+        ))
     }
 
     /// The group's durable snapshot.
     pub fn snapshot(&self, group: u64) -> Option<SnapshotReader> {
-        let (meta, chunks) = self.lock().groups.get(&group)?.snapshot.clone()?;
-        Some(SnapshotReader { meta, chunks })
+        let info = self.shared().state().groups.get(&group)?.snapshot.clone()?;
+        Some(SnapshotReader { info })
     }
 
     /// Sets a small fact of the node (its id, the cluster's, an incarnation) and waits until that
     /// is durable. Keys and values together should stay below some tens of kilobytes, since each
     /// log segment repeats them.
     pub async fn put_meta(&self, key: &str, value: Bytes) -> Result<(), StoreError> {
-        self.lock().meta.insert(key.to_owned(), value);
-        Ok(())
+        self.put_fact(key, Some(value)).await
     }
 
     /// Removes a fact and waits until that is durable.
     pub async fn delete_meta(&self, key: &str) -> Result<(), StoreError> {
-        self.lock().meta.remove(key);
-        Ok(())
+        self.put_fact(key, None).await
+    }
+
+    async fn put_fact(&self, key: &str, value: Option<Bytes>) -> Result<(), StoreError> {
+        let record = Record::Fact {
+            key: key.to_owned(),
+            value: value.clone(),
+        };
+        let weight = record.weight();
+        let change = move |state: &mut State| {
+            bounded("fact", weight)?;
+            match value {
+                Some(value) => state.facts.insert(key.to_owned(), value),
+                None => state.facts.remove(key),
+            };
+            Ok(record)
+        };
+        self.shared().submit_and_wait(weight, change, || {}).await
     }
 
     /// The value last given to [`put_meta`](Self::put_meta).
     pub fn meta(&self, key: &str) -> Option<Bytes> {
-        self.lock().meta.get(key).cloned()
+        self.shared().state().facts.get(key).cloned()
     }
 
     /// The event journals of all shards.
     pub fn journal(&self) -> Journal {
-        Journal { store: self.clone() }
+        Journal {
+            shared: Arc::clone(self.shared()),
+        }
     }
 
     /// Becomes `Some(reason)` when the store has failed. Whoever runs the process must watch it
     /// and stop: nothing is acknowledged any more, and what is in memory is no longer the truth.
     pub fn fatal(&self) -> watch::Receiver<Option<Arc<str>>> {
-        self.fatal.subscribe()
+        self.shared().fatal.subscribe()
     }
 
     /// The store's figures.
     pub fn stats(&self) -> StoreStats {
-        StoreStats::default()
+        let shared = self.shared();
+        let mut stats = *shared.figures();
+        stats.queued_operations = shared.queue.len() as u64;
+        stats.queued_bytes = shared.queued_bytes();
+        {
+            let journals = shared.journals();
+            stats.journal_bytes = journals.bytes;
+            stats.journal_segments = journals.files();
+            stats.journal_segments_removed = journals.removed;
+        }
+        let state = shared.state();
+        stats.groups = state.groups.len() as u64;
+        stats.entry_bytes = state.entry_bytes;
+        let snapshots = state
+            .groups
+            .values()
+            .filter_map(|group| group.snapshot.as_ref());
+        stats.snapshot_bytes = snapshots.map(|info| info.file_bytes).sum();
+        stats
     }
 
     /// Makes everything durable, marks the store as cleanly closed and lets go of its lock. Later
-    /// operations fail with [`StoreError::Closed`].
+    /// operations fail with [`StoreError::Closed`]. Fails if the store had failed.
     pub async fn close(&self) -> Result<(), StoreError> {
-        Ok(())
+        self.shared().close();
+        self.shared().closed().await
     }
 }
 
-/// A snapshot being written.
-#[derive(Debug)]
-pub struct SnapshotWriter {
-    store: Store,
-    group: u64,
-    meta: Bytes,
-    journal: JournalStep,
-    chunks: Vec<Bytes>,
-}
-
-impl SnapshotWriter {
-    /// Adds a chunk; 256 KiB is a good size. Chunks are read back as they were written.
-    pub async fn write(&mut self, chunk: Bytes) -> Result<(), StoreError> {
-        self.chunks.push(chunk);
-        Ok(())
-    }
-
-    /// Makes the snapshot, and with it what [`JournalStep`] says, durable and puts it in the place
-    /// of the former one. The log may be purged up to it when this has returned.
-    pub async fn finish(self) -> Result<(), StoreError> {
-        if let JournalStep::Restart { shard, first_index } = self.journal {
-            self.store.lock().journal.insert(shard, (first_index, VecDeque::new()));
-        }
-        let snapshot = (self.meta, self.chunks);
-        self.store.with(self.group, |g| g.snapshot = Some(snapshot))
-    }
-}
-
-/// A durable snapshot. Stays readable while it is held, even if a newer one takes its place.
-#[derive(Debug, Clone)]
-pub struct SnapshotReader {
-    meta: Bytes,
-    chunks: Vec<Bytes>,
-}
-
-impl SnapshotReader {
-    /// The meta given to [`Store::begin_snapshot`].
-    pub fn meta(&self) -> &Bytes {
-        &self.meta
-    }
-
-    /// The number of chunks.
-    pub fn chunks(&self) -> usize {
-        self.chunks.len()
-    }
-
-    /// Bytes of all chunks together.
-    pub fn bytes(&self) -> u64 {
-        self.chunks.iter().map(|c| c.len() as u64).sum()
-    }
-
-    /// Reads and verifies the chunk with this number, from 0 to [`chunks`](Self::chunks). Blocks
-    /// for one read of a file.
-    ///
-    /// # Panics
-    /// If there is no chunk of that number.
-    pub fn chunk(&self, number: usize) -> Result<Bytes, StoreError> {
-        Ok(self.chunks[number].clone())
-    }
-}
-
-/// One item of a shard's journal: what one log entry brought about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JournalItem {
-    /// Index of the log entry.
-    pub index: u64,
-    /// When, in milliseconds since 1970, by the coordinator's stamp.
-    pub stamp_ms: u64,
-    /// Opaque to the store.
-    pub payload: Bytes,
-}
-
-/// A page of a shard's journal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JournalPage {
-    /// Items in order of their index.
-    pub items: Vec<JournalItem>,
-    /// Where the journal was complete from and ended when the page was read. If the index that was
-    /// asked for lies before `range.first` - 1, there is a gap.
-    pub range: JournalRange,
-}
-
-/// What a shard's journal covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct JournalRange {
-    /// The log index from which on the journal is complete. 0 if it always was.
-    pub first: u64,
-    /// The index of the last item, if any is held.
-    pub last: Option<u64>,
-}
-
-/// The event journals of a node, one per shard; derived from the logs and kept for a while. A cheap
-/// handle.
-#[derive(Debug, Clone)]
-pub struct Journal {
-    store: Store,
-}
-
-impl Journal {
-    /// Appends what the log entry `index` brought about. An index at or before the last, or before
-    /// the journal's start, is passed over: a log that is applied again after a restart says
-    /// nothing new. Stamps should not go back. Durable with the next snapshot ([`JournalStep`]);
-    /// until then the log brings it back.
-    pub fn append(
-        &self,
-        shard: u64,
-        index: u64,
-        stamp_ms: u64,
-        payload: Bytes,
-    ) -> Result<(), StoreError> {
-        let mut state = self.store.lock();
-        let (first, items) = state.journal.entry(shard).or_default();
-        if index >= *first && items.back().is_none_or(|last| last.index < index) {
-            items.push_back(JournalItem { index, stamp_ms, payload });
-        }
-        Ok(())
-    }
-
-    /// Reads the items after `after`, at most `max_items` and about `max_bytes`, but at least one
-    /// if there is one. May block for a few reads of a file.
-    pub fn read(
-        &self,
-        shard: u64,
-        after: Option<u64>,
-        max_items: usize,
-        max_bytes: usize,
-    ) -> Result<JournalPage, StoreError> {
-        let range = self.range(shard);
-        let state = self.store.lock();
-        let mut bytes = 0;
-        let items = state.journal.get(&shard).map(|(_, items)| {
-            items
-                .iter()
-                .filter(|item| after.is_none_or(|after| item.index > after))
-                .take(max_items)
-                .take_while(|item| {
-                    bytes += item.payload.len();
-                    bytes <= max_bytes || bytes == item.payload.len()
-                })
-                .cloned()
-                .collect()
-        });
-        Ok(JournalPage { items: items.unwrap_or_default(), range })
-    }
-
-    /// What the shard's journal covers.
-    pub fn range(&self, shard: u64) -> JournalRange {
-        let state = self.store.lock();
-        let Some((first, items)) = state.journal.get(&shard) else {
-            return JournalRange { first: 0, last: None };
-        };
-        JournalRange { first: *first, last: items.back().map(|item| item.index) }
-    }
-
-    /// Empties the shard's journal and lets it begin at `first_index`, durably. A snapshot from
-    /// elsewhere does this by itself, see [`JournalStep::Restart`].
-    pub async fn replace(&self, shard: u64, first_index: u64) -> Result<(), StoreError> {
-        self.store.lock().journal.insert(shard, (first_index, VecDeque::new()));
-        Ok(())
-    }
-
-    /// Removes what is older than the retention, in whole segments. Call it now and then; the byte
-    /// bound holds without it.
-    pub fn trim(&self, now_ms: u64) -> Result<(), StoreError> {
-        let _ = now_ms;
-        Ok(())
-    }
-}
+#[cfg(test)]
+mod tests;

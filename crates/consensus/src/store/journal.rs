@@ -1,0 +1,791 @@
+//! Event journals: files of frames for each shard, derived from the log.
+//!
+//! Items are gathered in memory and written in blocks, one frame each, without a sync. A mark in the
+//! log says up to where the files are durable; it moves when the group's snapshot is written and
+//! when the store is closed. At open everything up to the mark must be valid, and what lies beyond it
+//! is cut off: the entries that it came from are still in the log, which brings it back.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::disk::{Disk, DiskFile};
+use super::frame::{
+    FILE_HEADER, Fault, Fields, FileHeader, FileKind, put_frame, put_sized, read_frame,
+};
+use super::log::{io, list};
+use super::record::{JournalMark, Record};
+use super::shared::Shared;
+use super::{Done, OpenError, StoreError};
+
+/// The directory of the journals.
+pub(super) const DIR: &str = "journal";
+/// The largest payload of an item, in bytes.
+const MAX_ITEM: usize = 64 << 20;
+
+fn path(shard: u64, number: u64) -> String {
+    format!("{DIR}/{shard}-{number}.events")
+}
+
+fn parse(name: &str) -> Option<(u64, u64)> {
+    let (shard, number) = name.strip_suffix(".events")?.split_once('-')?;
+    Some((shard.parse().ok()?, number.parse().ok()?))
+}
+
+/// One item of a shard's journal: what one log entry brought about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalItem {
+    /// Index of the log entry.
+    pub index: u64,
+    /// When, in milliseconds since 1970, by the coordinator's stamp.
+    pub stamp_ms: u64,
+    /// Opaque to the store.
+    pub payload: Bytes,
+}
+
+impl JournalItem {
+    fn weight(&self) -> usize {
+        20 + self.payload.len()
+    }
+}
+
+/// What a shard's journal covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalRange {
+    /// The log index from which on the journal is complete. 0 if it always was.
+    pub first: u64,
+    /// The index of the last item, if any is held.
+    pub last: Option<u64>,
+}
+
+/// A page of a shard's journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalPage {
+    /// Items in order of their index.
+    pub items: Vec<JournalItem>,
+    /// What the journal covered when the page was read. If the index after the one asked for lies
+    /// before `range.first`, there is a gap.
+    pub range: JournalRange,
+}
+
+/// The event journals of a node, one per shard; derived from the logs and kept for a while. A cheap
+/// handle, which does not keep the store open.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Journal {
+    /// Appends what the log entry `index` brought about. An index at or before the last, or before
+    /// the journal's start, is passed over: a log that is applied again after a restart says
+    /// nothing new. Stamps should not go back. Durable with the next snapshot
+    /// ([`JournalStep`](super::JournalStep)); until then the log brings it back.
+    pub fn append(
+        &self,
+        shard: u64,
+        index: u64,
+        stamp_ms: u64,
+        payload: Bytes,
+    ) -> Result<(), StoreError> {
+        if payload.len() > MAX_ITEM {
+            let bytes = payload.len();
+            return Err(StoreError::TooLarge {
+                what: "journal item",
+                bytes,
+                limit: MAX_ITEM,
+            });
+        }
+        self.shared.check_open()?;
+        let mut journals = self.shared.journals();
+        journals
+            .append(
+                &self.shared,
+                shard,
+                JournalItem {
+                    index,
+                    stamp_ms,
+                    payload,
+                },
+            )
+            .map_err(|error| {
+                self.shared
+                    .poison(&format!("cannot write a journal: {error}"))
+            })
+    }
+
+    /// Reads the items after `after` (`None`: from the first), at most `max_items` and about
+    /// `max_bytes`, but at least one if there is one. May block for a few reads of files.
+    pub fn read(
+        &self,
+        shard: u64,
+        after: Option<u64>,
+        max_items: usize,
+        max_bytes: usize,
+    ) -> Result<JournalPage, StoreError> {
+        loop {
+            let plan = self.shared.journals().plan(shard, after, max_bytes);
+            // Files that were removed meanwhile are no longer in the next plan.
+            if let Some(page) = plan.read(&self.shared, shard, after, max_items, max_bytes)? {
+                return Ok(page);
+            }
+        }
+    }
+
+    /// What the shard's journal covers.
+    pub fn range(&self, shard: u64) -> JournalRange {
+        self.shared.journals().range(shard)
+    }
+
+    /// The shards that have a journal.
+    pub fn shards(&self) -> Vec<u64> {
+        self.shared.journals().shards.keys().copied().collect()
+    }
+
+    /// Empties the shard's journal and lets it begin at `first_index`, durably. A snapshot from
+    /// elsewhere does this by itself, see [`JournalStep::Restart`](super::JournalStep::Restart).
+    pub async fn replace(&self, shard: u64, first_index: u64) -> Result<(), StoreError> {
+        self.shared.check_open()?;
+        let (done, told) = self.shared.telling();
+        self.shared.restart_journal(shard, first_index, Some(done));
+        self.shared.told(told).await
+    }
+
+    /// Removes what is older than the retention, in whole segments. Call it now and then; the byte
+    /// bound holds without it.
+    pub fn trim(&self, now_ms: u64) -> Result<(), StoreError> {
+        self.shared.check_open()?;
+        let mut journals = self.shared.journals();
+        let shards: Vec<u64> = journals.shards.keys().copied().collect();
+        for shard in shards {
+            journals.trim(&self.shared, shard, now_ms);
+        }
+        Ok(())
+    }
+}
+
+/// All journals of a node.
+#[derive(Debug, Default)]
+pub(super) struct Journals {
+    shards: BTreeMap<u64, ShardJournal>,
+    /// Bytes of all files, and of what is gathered in memory.
+    pub(super) bytes: u64,
+    pub(super) removed: u64,
+    /// Files were created since the directory was last synced.
+    created: bool,
+}
+
+#[derive(Debug)]
+struct ShardJournal {
+    start: u64,
+    last: Option<u64>,
+    files: VecDeque<JournalFile>,
+    /// The file that is written to, which is then the last of `files`.
+    active: Option<Arc<dyn DiskFile>>,
+    next_file: u64,
+    next_sequence: u64,
+    /// Files with data that was not synced, by number.
+    unsynced: BTreeMap<u64, Arc<dyn DiskFile>>,
+    /// File and offset up to which everything is durable.
+    durable: (u64, u64),
+    /// The mark last given to the log.
+    marked: JournalMark,
+    /// Items that are not in a file yet.
+    tail: Vec<JournalItem>,
+    tail_bytes: usize,
+}
+
+#[derive(Debug)]
+struct JournalFile {
+    number: u64,
+    bytes: u64,
+    last_stamp: u64,
+    blocks: Vec<Block>,
+}
+
+/// A frame of a journal file.
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    offset: u64,
+    bytes: u32,
+    last_index: u64,
+}
+
+/// Where the items of a page are.
+#[derive(Debug)]
+struct Plan {
+    range: JournalRange,
+    blocks: Vec<(u64, Block)>,
+    tail: Vec<JournalItem>,
+}
+
+fn header(store: u64, shard: u64, number: u64) -> FileHeader {
+    FileHeader {
+        kind: FileKind::Journal,
+        store,
+        owner: shard,
+        number,
+    }
+}
+
+impl Default for ShardJournal {
+    fn default() -> Self {
+        Self {
+            start: 0,
+            last: None,
+            files: VecDeque::new(),
+            active: None,
+            next_file: 1,
+            next_sequence: 0,
+            unsynced: BTreeMap::new(),
+            durable: (0, 0),
+            marked: JournalMark::default(),
+            tail: Vec::new(),
+            tail_bytes: 0,
+        }
+    }
+}
+
+impl ShardJournal {
+    fn first_file(&self) -> u64 {
+        self.files
+            .front()
+            .map_or(self.next_file, |file| file.number)
+    }
+
+    fn mark(&self) -> JournalMark {
+        let first_file = self.first_file();
+        let (file, offset) = if self.durable.0 < first_file {
+            (first_file, 0)
+        } else {
+            self.durable
+        };
+        JournalMark {
+            start: self.start,
+            first_file,
+            file,
+            offset,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.tail.is_empty()
+    }
+}
+
+impl Journals {
+    fn range(&self, shard: u64) -> JournalRange {
+        match self.shards.get(&shard) {
+            Some(journal) if !journal.is_empty() => JournalRange {
+                first: journal.start,
+                last: journal.last,
+            },
+            Some(journal) => JournalRange {
+                first: journal.start,
+                last: None,
+            },
+            None => JournalRange {
+                first: 0,
+                last: None,
+            },
+        }
+    }
+
+    pub(super) fn files(&self) -> u64 {
+        self.shards
+            .values()
+            .map(|journal| journal.files.len() as u64)
+            .sum()
+    }
+
+    fn append(&mut self, shared: &Arc<Shared>, shard: u64, item: JournalItem) -> io::Result<()> {
+        let journal = self.shards.entry(shard).or_default();
+        if item.index < journal.start || journal.last.is_some_and(|last| item.index <= last) {
+            return Ok(());
+        }
+        journal.last = Some(item.index);
+        journal.tail_bytes += item.weight();
+        self.bytes += item.weight() as u64;
+        journal.tail.push(item);
+        if journal.tail_bytes >= shared.config.journal_block_bytes {
+            self.flush(shared, shard)?;
+        }
+        while self.bytes > shared.config.journal_bytes && self.remove_oldest(shared) {}
+        Ok(())
+    }
+
+    /// Writes what is gathered in memory to the shard's file.
+    fn flush(&mut self, shared: &Arc<Shared>, shard: u64) -> io::Result<()> {
+        let journal = self.shards.entry(shard).or_default();
+        let Some(newest) = journal.tail.last() else {
+            return Ok(());
+        };
+        let (last_index, last_stamp) = (newest.index, newest.stamp_ms);
+        let full = journal
+            .files
+            .back()
+            .is_none_or(|file| file.bytes >= shared.config.journal_segment_bytes);
+        let mut out = Vec::with_capacity(FILE_HEADER + journal.tail_bytes + 64);
+        let starts_file = full || journal.active.is_none();
+        if starts_file {
+            let number = journal.next_file;
+            out.extend_from_slice(&header(shared.store, shard, number).encode());
+            journal.active = Some(shared.disk.create(&path(shard, number))?);
+            journal.next_file += 1;
+            let blocks = Vec::new();
+            journal.files.push_back(JournalFile {
+                number,
+                bytes: 0,
+                last_stamp,
+                blocks,
+            });
+            self.created = true;
+        }
+        let file = journal
+            .files
+            .back_mut()
+            .expect("there is one, or it was just added");
+        let active = journal
+            .active
+            .as_ref()
+            .expect("it is open, or was just created");
+        let at = out.len();
+        let seed = header(shared.store, shard, file.number).seed();
+        put_frame(&mut out, seed, journal.next_sequence, 0, |out| {
+            for item in &journal.tail {
+                out.extend_from_slice(&item.index.to_le_bytes());
+                out.extend_from_slice(&item.stamp_ms.to_le_bytes());
+                put_sized(out, &item.payload);
+            }
+        });
+        active.write_at(file.bytes, &out)?;
+        let block = Block {
+            offset: file.bytes + at as u64,
+            bytes: (out.len() - at) as u32,
+            last_index,
+        };
+        file.blocks.push(block);
+        file.bytes += out.len() as u64;
+        file.last_stamp = last_stamp;
+        journal.unsynced.insert(file.number, Arc::clone(active));
+        journal.next_sequence += 1;
+        self.bytes = self.bytes + out.len() as u64 - journal.tail_bytes as u64;
+        journal.tail.clear();
+        journal.tail_bytes = 0;
+        if starts_file {
+            self.trim(shared, shard, last_stamp);
+        }
+        Ok(())
+    }
+
+    /// Removes the shard's files that are older than the retention.
+    fn trim(&mut self, shared: &Arc<Shared>, shard: u64, now_ms: u64) {
+        let retention = u64::try_from(shared.config.journal_retention.as_millis());
+        let oldest = now_ms.saturating_sub(retention.unwrap_or(u64::MAX));
+        while let Some(journal) = self.shards.get(&shard)
+            && let Some(file) = journal.files.front()
+            && file.last_stamp < oldest
+        {
+            self.remove_first(shared, shard);
+        }
+    }
+
+    /// Removes the file whose last item is oldest; `false` if there is none.
+    fn remove_oldest(&mut self, shared: &Arc<Shared>) -> bool {
+        let fronts = self.shards.iter().filter_map(|(shard, journal)| {
+            journal.files.front().map(|file| (file.last_stamp, *shard))
+        });
+        let Some((_, shard)) = fronts.min() else {
+            return false;
+        };
+        self.remove_first(shared, shard);
+        true
+    }
+
+    fn remove_first(&mut self, shared: &Arc<Shared>, shard: u64) {
+        let journal = self
+            .shards
+            .get_mut(&shard)
+            .expect("the caller looked at its first file");
+        let file = journal
+            .files
+            .pop_front()
+            .expect("the caller looked at its first file");
+        let last_index = file.blocks.last().map(|block| block.last_index);
+        journal.start = last_index.map_or(journal.start, |last| last + 1);
+        journal.unsynced.remove(&file.number);
+        if journal.files.is_empty() {
+            journal.active = None;
+        }
+        self.bytes -= file.bytes;
+        self.removed += 1;
+        self.tell_mark(shared, shard, vec![path(shard, file.number)], None);
+    }
+
+    /// Empties a shard's journal; see [`Journal::replace`].
+    pub(super) fn restart(
+        &mut self,
+        shared: &Arc<Shared>,
+        shard: u64,
+        first_index: u64,
+        done: Option<Done>,
+    ) {
+        let journal = self.shards.entry(shard).or_default();
+        let files: Vec<_> = journal
+            .files
+            .drain(..)
+            .map(|file| (path(shard, file.number), file.bytes))
+            .collect();
+        let file_bytes: u64 = files.iter().map(|(_, bytes)| bytes).sum();
+        self.bytes -= file_bytes + journal.tail_bytes as u64;
+        journal.tail.clear();
+        journal.tail_bytes = 0;
+        journal.active = None;
+        journal.unsynced.clear();
+        journal.start = first_index;
+        journal.last = None;
+        self.tell_mark(
+            shared,
+            shard,
+            files.into_iter().map(|(path, _)| path).collect(),
+            done,
+        );
+    }
+
+    /// Gives the shard's mark to the log, and removes `files` when it is durable.
+    fn tell_mark(
+        &mut self,
+        shared: &Arc<Shared>,
+        shard: u64,
+        files: Vec<String>,
+        done: Option<Done>,
+    ) {
+        let journal = self.shards.get_mut(&shard).expect("the caller has it");
+        let mark = journal.mark();
+        journal.marked = mark;
+        let remover = Arc::clone(shared);
+        shared.submit_inside(
+            Record::Journal { shard, mark },
+            Box::new(move |result| {
+                if result.is_ok() {
+                    for file in files {
+                        remover.remove_later(file);
+                    }
+                }
+                if let Some(done) = done {
+                    done(result);
+                }
+            }),
+        );
+    }
+
+    fn plan(&self, shard: u64, after: Option<u64>, max_bytes: usize) -> Plan {
+        let range = self.range(shard);
+        let mut plan = Plan {
+            range,
+            blocks: Vec::new(),
+            tail: Vec::new(),
+        };
+        let Some(journal) = self.shards.get(&shard) else {
+            return plan;
+        };
+        let wanted = |last: u64| after.is_none_or(|after| last > after);
+        // The first block may hold little of what is wanted, so one more than seems needed.
+        let mut planned = 0;
+        for file in &journal.files {
+            if file
+                .blocks
+                .last()
+                .is_none_or(|block| !wanted(block.last_index))
+            {
+                continue;
+            }
+            let begin = file
+                .blocks
+                .partition_point(|block| !wanted(block.last_index));
+            for block in &file.blocks[begin..] {
+                if planned >= max_bytes && plan.blocks.len() > 1 {
+                    return plan;
+                }
+                planned += block.bytes as usize;
+                plan.blocks.push((file.number, *block));
+            }
+        }
+        plan.tail = journal
+            .tail
+            .iter()
+            .filter(|item| wanted(item.index))
+            .cloned()
+            .collect();
+        plan
+    }
+
+    /// Writes out a shard's journal and gives what is to be synced, with the place up to which it
+    /// is durable then.
+    fn begin_sync(&mut self, shared: &Arc<Shared>, shard: u64) -> io::Result<Option<PendingSync>> {
+        if !self.shards.contains_key(&shard) {
+            return Ok(None);
+        }
+        self.flush(shared, shard)?;
+        let created = std::mem::take(&mut self.created);
+        let journal = self.shards.get_mut(&shard).expect("it was there before");
+        let files: Vec<_> = std::mem::take(&mut journal.unsynced)
+            .into_values()
+            .collect();
+        let Some(last) = journal.files.back() else {
+            return Ok(None);
+        };
+        Ok(Some(PendingSync {
+            files,
+            created,
+            reached: (last.number, last.bytes),
+        }))
+    }
+}
+
+struct PendingSync {
+    files: Vec<Arc<dyn DiskFile>>,
+    created: bool,
+    reached: (u64, u64),
+}
+
+/// Makes what was appended to a shard's journal durable; blocks.
+pub(super) fn sync(shared: &Arc<Shared>, shard: u64) -> io::Result<()> {
+    let Some(pending) = shared.journals().begin_sync(shared, shard)? else {
+        return Ok(());
+    };
+    for file in &pending.files {
+        file.sync()?;
+    }
+    if pending.created {
+        shared.disk.sync_dir(DIR)?;
+    }
+    let mut journals = shared.journals();
+    if let Some(journal) = journals.shards.get_mut(&shard) {
+        journal.durable = journal.durable.max(pending.reached);
+        if journal.mark() != journal.marked {
+            journals.tell_mark(shared, shard, Vec::new(), None);
+        }
+    }
+    Ok(())
+}
+
+/// Makes all journals durable; blocks.
+pub(super) fn sync_all(shared: &Arc<Shared>) -> io::Result<()> {
+    let shards: Vec<u64> = shared.journals().shards.keys().copied().collect();
+    shards.into_iter().try_for_each(|shard| sync(shared, shard))
+}
+
+impl Plan {
+    /// Reads the planned page; `None` if a file is gone.
+    fn read(
+        self,
+        shared: &Shared,
+        shard: u64,
+        after: Option<u64>,
+        max_items: usize,
+        max_bytes: usize,
+    ) -> Result<Option<JournalPage>, StoreError> {
+        let mut items = Vec::new();
+        let mut bytes = 0;
+        let mut take = |item: JournalItem| {
+            let fits = items.is_empty() || bytes + item.payload.len() <= max_bytes;
+            if items.len() == max_items || !fits {
+                return false;
+            }
+            bytes += item.payload.len();
+            items.push(item);
+            true
+        };
+        let mut open: Option<(u64, Arc<dyn DiskFile>)> = None;
+        let mut room = true;
+        for (number, block) in self.blocks {
+            if !room {
+                break;
+            }
+            let unreadable = |reason: String| StoreError::Unreadable {
+                file: PathBuf::from(path(shard, number)),
+                reason: reason.into(),
+            };
+            let file = match open {
+                Some((same, ref file)) if same == number => Arc::clone(file),
+                _ => match shared.disk.open(&path(shard, number)) {
+                    Ok(file) => file,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                    Err(error) => return Err(unreadable(error.to_string())),
+                },
+            };
+            open = Some((number, Arc::clone(&file)));
+            let read = file.read_at(block.offset, block.bytes as usize);
+            let read = Bytes::from(read.map_err(|error| unreadable(error.to_string()))?);
+            let seed = header(shared.store, shard, number).seed();
+            let decoded = read_frame(&read, 0, seed)
+                .and_then(|frame| decode(&read.slice(frame.body)))
+                .map_err(|fault| {
+                    unreadable(format!("{} at byte {}", fault.reason(), block.offset))
+                })?;
+            let mut wanted = decoded
+                .into_iter()
+                .filter(|item| after.is_none_or(|a| item.index > a));
+            room = wanted.all(&mut take);
+        }
+        if room {
+            self.tail
+                .into_iter()
+                .map(&mut take)
+                .take_while(|taken| *taken)
+                .for_each(drop);
+        }
+        Ok(Some(JournalPage {
+            items,
+            range: self.range,
+        }))
+    }
+}
+
+fn decode(body: &Bytes) -> Result<Vec<JournalItem>, Fault> {
+    let mut fields = Fields::new(body);
+    let mut items = Vec::new();
+    while !fields.is_empty() {
+        let mut read = || {
+            let index = fields.u64()?;
+            let stamp_ms = fields.u64()?;
+            Some(JournalItem {
+                index,
+                stamp_ms,
+                payload: body.slice_ref(fields.sized()?),
+            })
+        };
+        items.push(read().ok_or_else(|| Fault::damaged(0, "an item of unknown shape"))?);
+    }
+    Ok(items)
+}
+
+impl ShardJournal {
+    /// Verifies the shard's files up to the mark and cuts off what lies beyond.
+    fn open(
+        disk: &dyn Disk,
+        store: u64,
+        shard: u64,
+        mark: JournalMark,
+        numbers: &[u64],
+    ) -> Result<Self, OpenError> {
+        let mut journal = Self {
+            start: mark.start,
+            durable: (mark.file, mark.offset),
+            marked: mark,
+            next_file: mark.first_file.max(1),
+            ..Self::default()
+        };
+        let end = if mark.offset > 0 {
+            mark.file + 1
+        } else {
+            mark.first_file
+        };
+        for &number in numbers {
+            if !(mark.first_file..end).contains(&number) {
+                let file = path(shard, number);
+                disk.remove(&file).map_err(io("remove", &file))?;
+            }
+        }
+        for number in mark.first_file..end {
+            let name = path(shard, number);
+            if !numbers.contains(&number) {
+                let reason = format!("the journal of shard {shard} continues in it");
+                return Err(OpenError::Missing {
+                    file: name.into(),
+                    reason,
+                });
+            }
+            let file = disk.open(&name).map_err(io("open", &name))?;
+            let length = file.len().map_err(io("read", &name))?;
+            let limit = if number == mark.file {
+                mark.offset
+            } else {
+                length
+            };
+            if length < limit {
+                let reason = format!("the file ends, though {limit} bytes of it were synced");
+                return Err(Fault::damaged(length as usize, reason).within(name));
+            }
+            let bytes = file.read_at(0, limit as usize).map_err(io("read", &name))?;
+            let read = journal
+                .read_file(&header(store, shard, number), &bytes)
+                .map_err(|fault| fault.within(&name))?;
+            if length > limit {
+                file.set_len(limit).map_err(io("write", &name))?;
+            }
+            journal.files.push_back(read);
+            journal.next_file = number + 1;
+            journal.active = Some(file);
+        }
+        Ok(journal)
+    }
+
+    fn read_file(&mut self, header: &FileHeader, bytes: &[u8]) -> Result<JournalFile, Fault> {
+        header.check(bytes)?;
+        let seed = header.seed();
+        let mut file = JournalFile {
+            number: header.number,
+            bytes: bytes.len() as u64,
+            last_stamp: 0,
+            blocks: Vec::new(),
+        };
+        let mut at = FILE_HEADER;
+        while at < bytes.len() {
+            let frame = read_frame(bytes, at, seed)?;
+            // The first frame of all may have any sequence: files before it may have been removed.
+            if self.last.is_some() && frame.sequence != self.next_sequence {
+                return Err(Fault::damaged(at, "the frames are out of order"));
+            }
+            self.next_sequence = frame.sequence + 1;
+            let items = decode(&Bytes::copy_from_slice(&bytes[frame.body.clone()]))?;
+            let newest = items
+                .last()
+                .ok_or_else(|| Fault::damaged(at, "an empty frame"))?;
+            self.last = Some(newest.index);
+            file.last_stamp = newest.stamp_ms;
+            file.blocks.push(Block {
+                offset: at as u64,
+                bytes: (frame.body.end - at) as u32,
+                last_index: newest.index,
+            });
+            at = frame.body.end;
+        }
+        Ok(file)
+    }
+}
+
+/// Opens all journals.
+pub(super) fn open(
+    disk: &dyn Disk,
+    store: u64,
+    marks: &BTreeMap<u64, JournalMark>,
+) -> Result<Journals, OpenError> {
+    let mut numbers: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+    for name in list(disk, DIR)? {
+        if let Some((shard, number)) = parse(&name) {
+            numbers.entry(shard).or_default().push(number);
+        }
+    }
+    for shard in marks.keys() {
+        numbers.entry(*shard).or_default();
+    }
+    let mut journals = Journals::default();
+    for (shard, numbers) in numbers {
+        let unmarked = JournalMark {
+            first_file: 1,
+            file: 1,
+            ..JournalMark::default()
+        };
+        let mark = marks.get(&shard).copied().unwrap_or(unmarked);
+        let journal = ShardJournal::open(disk, store, shard, mark, &numbers)?;
+        journals.bytes += journal.files.iter().map(|file| file.bytes).sum::<u64>();
+        if !journal.is_empty() || marks.contains_key(&shard) {
+            journals.shards.insert(shard, journal);
+        }
+    }
+    Ok(journals)
+}
