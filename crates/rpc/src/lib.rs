@@ -1,1 +1,4 @@
 //! gRPC servers and clients: reporter API, peers, forwarding.
+
+pub mod peers;
+pub mod telemetry;

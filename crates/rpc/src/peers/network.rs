@@ -1,0 +1,351 @@
+//! The sending side: links to all other nodes.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, Stream, StreamExt};
+use headcount_model::NodeId;
+use headcount_wire::proto::consensus::v1::consensus_client::ConsensusClient;
+use headcount_wire::proto::consensus::v1::install_snapshot_request::Part;
+use headcount_wire::proto::consensus::v1::{
+    Envelope, ExchangeRequest, InstallSnapshotRequest, SnapshotHeader, SnapshotReply,
+};
+use headcount_wire::proto::gossip::v1::gossip_client::GossipClient;
+use headcount_wire::{NameWriter, Parcel, encode_parcels};
+use tokio::task::JoinHandle;
+use tonic::Request;
+use tonic::transport::{Channel, Endpoint};
+
+use super::handshake::Identity;
+use super::link::{BatchStream, Outlet, Refused, outlet};
+use super::server::MESSAGE_BYTES_MAX;
+use crate::telemetry;
+
+/// Settings of a [`Network`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// Most raft envelopes that wait for one peer; more are refused. Default 4,096.
+    pub envelopes_max: usize,
+    /// Most parcels of counts that wait for one peer; more are dropped and told again by whoever
+    /// told them. Default 8,192.
+    pub parcels_max: usize,
+    /// Most items in one message. Default 512.
+    pub batch_max: usize,
+    /// How long a connection may take to come about. Default 3 s.
+    pub connect_timeout: Duration,
+    /// How often an idle connection is probed, and how long the answer may take: what bounds how
+    /// long a dead way goes unnoticed. Default 1 s and 2 s.
+    pub keep_alive: (Duration, Duration),
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self {
+            envelopes_max: 4_096,
+            parcels_max: 8_192,
+            batch_max: 512,
+            connect_timeout: Duration::from_secs(3),
+            keep_alive: (Duration::from_secs(1), Duration::from_secs(2)),
+        }
+    }
+}
+
+/// Why nothing was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// There is no connection to the node at present.
+    #[error("not connected")]
+    NotConnected,
+    /// The queue to the node is full.
+    #[error("the queue is full")]
+    Full,
+    /// The connection broke before the answer came.
+    #[error("the connection broke")]
+    Broken,
+}
+
+impl From<Refused> for SendError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::NotConnected => Self::NotConnected,
+            Refused::Full => Self::Full,
+        }
+    }
+}
+
+/// Network: the ways to all other nodes. A cheap handle.
+#[derive(Clone, Debug)]
+pub struct Network(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    config: NetworkConfig,
+    identity: RwLock<Identity>,
+    links: RwLock<BTreeMap<NodeId, Arc<Link>>>,
+}
+
+/// The ways to one node.
+#[derive(Debug)]
+struct Link {
+    address: String,
+    delay: Duration,
+    channel: Channel,
+    raft: Outlet<Envelope>,
+    gossip: Outlet<Parcel>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Network {
+    /// Makes a network without peers.
+    #[must_use]
+    pub fn new(config: NetworkConfig, identity: Identity) -> Self {
+        let (identity, links) = (RwLock::new(identity), RwLock::default());
+        Self(Arc::new(Inner {
+            config,
+            identity,
+            links,
+        }))
+    }
+
+    /// Changes what is told of this node on streams opened from now on.
+    pub fn identify(&self, identity: Identity) {
+        *self
+            .0
+            .identity
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = identity;
+    }
+
+    /// Returns what is told of this node.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.0
+            .identity
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Makes `peers` the nodes that can be reached: id, `host:port`, and the one-way delay that is
+    /// emulated on the way there. Ways that stay the same are not touched; must be called inside a
+    /// tokio runtime.
+    ///
+    /// # Errors
+    /// The peer whose address cannot be used, with the reason; the others are set.
+    pub fn set_peers(
+        &self,
+        peers: impl IntoIterator<Item = (NodeId, String, Duration)>,
+    ) -> Result<(), (NodeId, String)> {
+        let mut links = self.0.links.write().unwrap_or_else(PoisonError::into_inner);
+        let mut before = std::mem::take(&mut *links);
+        let mut fault = Ok(());
+        for (node, address, delay) in peers {
+            let same = before.remove(&node);
+            let same = same.filter(|link| link.address == address && link.delay == delay);
+            match same.map_or_else(|| self.open(address, delay).map(Arc::new), Ok) {
+                Ok(link) => {
+                    links.insert(node, link);
+                }
+                Err(reason) => fault = Err((node, reason)),
+            }
+        }
+        fault
+    }
+
+    /// Puts an envelope on its way.
+    ///
+    /// # Errors
+    /// [`SendError`] if it cannot be queued; nothing was sent then.
+    pub fn send_envelope(&self, to: NodeId, envelope: Envelope) -> Result<(), SendError> {
+        let link = self.link(to)?;
+        link.raft.send(envelope).map_err(|refused| {
+            telemetry::peer_refused("raft");
+            refused.into()
+        })
+    }
+
+    /// Puts a parcel on its way.
+    ///
+    /// # Errors
+    /// [`SendError`] if it cannot be queued; nothing was sent then.
+    pub fn tell(&self, to: NodeId, parcel: Parcel) -> Result<(), SendError> {
+        let link = self.link(to)?;
+        link.gossip.send(parcel).map_err(|refused| {
+            telemetry::peer_refused("gossip");
+            refused.into()
+        })
+    }
+
+    /// Sends a snapshot and waits for what the peer made of it.
+    ///
+    /// # Errors
+    /// [`SendError`] if the peer cannot be reached or the connection broke.
+    pub async fn send_snapshot(
+        &self,
+        to: NodeId,
+        header: SnapshotHeader,
+        chunks: Vec<Bytes>,
+    ) -> Result<SnapshotReply, SendError> {
+        let link = self.link(to)?;
+        tokio::time::sleep(link.delay).await;
+        let parts =
+            std::iter::once(Part::Header(header)).chain(chunks.into_iter().map(Part::Chunk));
+        let parts = parts.map(|part| InstallSnapshotRequest { part: Some(part) });
+        let request = self.signed(futures::stream::iter(parts.collect::<Vec<_>>()));
+        let mut client = ConsensusClient::new(link.channel.clone());
+        let response = client
+            .install_snapshot(request)
+            .await
+            .map_err(|_| SendError::Broken)?;
+        tokio::time::sleep(link.delay).await;
+        response.into_inner().reply.ok_or(SendError::Broken)
+    }
+
+    /// Returns the channel to a node for calls, with the one-way delay that is emulated.
+    #[must_use]
+    pub fn channel(&self, to: NodeId) -> Option<(Channel, Duration)> {
+        let link = self.link(to).ok()?;
+        Some((link.channel.clone(), link.delay))
+    }
+
+    /// Puts this node's identity on a request.
+    #[must_use]
+    pub fn signed<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        self.identity().sign(&mut request);
+        request
+    }
+
+    /// Returns whether both streams to a node are open, as far as is known.
+    #[must_use]
+    pub fn is_connected(&self, to: NodeId) -> bool {
+        self.link(to)
+            .is_ok_and(|link| link.raft.is_connected() && link.gossip.is_connected())
+    }
+
+    fn link(&self, to: NodeId) -> Result<Arc<Link>, SendError> {
+        let links = self.0.links.read().unwrap_or_else(PoisonError::into_inner);
+        links.get(&to).cloned().ok_or(SendError::NotConnected)
+    }
+
+    fn open(&self, address: String, delay: Duration) -> Result<Link, String> {
+        let NetworkConfig {
+            connect_timeout,
+            keep_alive,
+            batch_max,
+            ..
+        } = self.0.config;
+        let endpoint = Endpoint::from_shared(format!("http://{address}"));
+        let endpoint = endpoint.map_err(|error| format!("address {address:?}: {error}"))?;
+        let channel = endpoint
+            .connect_timeout(connect_timeout)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(keep_alive.0)
+            .keep_alive_timeout(keep_alive.1)
+            .keep_alive_while_idle(true)
+            .connect_lazy();
+        let (raft, raft_source) = outlet(self.0.config.envelopes_max);
+        let (gossip, gossip_source) = outlet(self.0.config.parcels_max);
+        let open_raft = {
+            let (network, channel) = (self.clone(), channel.clone());
+            move |batches| exchange(&network, &channel, batches)
+        };
+        let open_gossip = {
+            let (network, channel) = (self.clone(), channel.clone());
+            move |batches| tell(&network, &channel, batches)
+        };
+        let tasks = vec![
+            tokio::spawn(raft_source.run(delay, batch_max, open_raft)),
+            tokio::spawn(gossip_source.run(delay, batch_max, open_gossip)),
+        ];
+        Ok(Link {
+            address,
+            delay,
+            channel,
+            raft,
+            gossip,
+            tasks,
+        })
+    }
+}
+
+/// Runs one stream of envelopes; resolves to whether it worked for a while.
+fn exchange(
+    network: &Network,
+    channel: &Channel,
+    batches: BatchStream<Envelope>,
+) -> BoxFuture<'static, bool> {
+    let mut client =
+        ConsensusClient::new(channel.clone()).max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let requests = batches.map(|envelopes| {
+        telemetry::peer_batch("raft", envelopes.len());
+        ExchangeRequest { envelopes }
+    });
+    let request = network.signed(Requests(requests.boxed()));
+    async move { client.exchange(request).await.map(drop) }
+        .map(log_end("raft"))
+        .boxed()
+}
+
+/// Runs one stream of parcels; resolves to whether it worked for a while.
+fn tell(
+    network: &Network,
+    channel: &Channel,
+    batches: BatchStream<Parcel>,
+) -> BoxFuture<'static, bool> {
+    let mut client =
+        GossipClient::new(channel.clone()).max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let mut names = NameWriter::default();
+    let requests = batches.map(move |parcels| {
+        telemetry::peer_batch("gossip", parcels.len());
+        encode_parcels(&parcels, &mut names)
+    });
+    let request = network.signed(Requests(requests.boxed()));
+    async move { client.tell(request).await.map(drop) }
+        .map(log_end("gossip"))
+        .boxed()
+}
+
+/// A boxed stream under a name without lifetimes: with the bare box, the compiler cannot prove that
+/// the call's future is `Send`.
+struct Requests<T>(BoxStream<'static, T>);
+
+impl<T> Stream for Requests<T> {
+    type Item = T;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
+        self.0.as_mut().poll_next(context)
+    }
+}
+
+/// Returns what logs the end of a stream that begins now.
+fn log_end(stream: &'static str) -> impl FnOnce(Result<(), tonic::Status>) -> bool {
+    let started = tokio::time::Instant::now();
+    move |ended| {
+        match ended {
+            Err(status) if status.code() == tonic::Code::FailedPrecondition => {
+                let reason = status.message();
+                tracing::error!(target: "rpc", stream, reason, "refused by a peer");
+            }
+            Err(status) => {
+                tracing::debug!(target: "rpc", stream, reason = %status, "stream to a peer broke");
+            }
+            Ok(()) => tracing::debug!(target: "rpc", stream, "a peer ended the stream"),
+        }
+        started.elapsed() > Duration::from_secs(1)
+    }
+}

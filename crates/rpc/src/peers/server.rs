@@ -1,0 +1,133 @@
+//! The receiving side: what other nodes send, handed on.
+
+use std::sync::Arc;
+
+use headcount_wire::proto::consensus::v1::consensus_server::{Consensus, ConsensusServer};
+use headcount_wire::proto::consensus::v1::install_snapshot_request::Part;
+use headcount_wire::proto::consensus::v1::{
+    ExchangeRequest, ExchangeResponse, InstallSnapshotRequest, InstallSnapshotResponse,
+};
+use headcount_wire::proto::gossip::v1::gossip_server::{Gossip, GossipServer};
+use headcount_wire::proto::gossip::v1::{TellRequest, TellResponse};
+use headcount_wire::{NameReader, decode_parcels};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::network::Network;
+use super::ports::Inbound;
+
+/// Largest message between nodes: an append of the greatest size with room for its frame, or a full
+/// batch of parcels with long names.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// Most bytes of one snapshot that are gathered before it is refused.
+const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;
+
+/// Makes the services between nodes. They admit peers of the network's own cluster only.
+#[must_use]
+pub fn services(
+    network: &Network,
+    inbound: Arc<dyn Inbound>,
+) -> (ConsensusServer<PeerService>, GossipServer<PeerService>) {
+    let service = PeerService {
+        network: network.clone(),
+        inbound,
+    };
+    let consensus =
+        ConsensusServer::new(service.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    (
+        consensus,
+        GossipServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX),
+    )
+}
+
+/// Peer service: takes streams of other nodes.
+#[derive(Clone)]
+pub struct PeerService {
+    network: Network,
+    inbound: Arc<dyn Inbound>,
+}
+
+impl std::fmt::Debug for PeerService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PeerService").finish_non_exhaustive()
+    }
+}
+
+#[tonic::async_trait]
+impl Consensus for PeerService {
+    async fn exchange(
+        &self,
+        request: Request<Streaming<ExchangeRequest>>,
+    ) -> Result<Response<ExchangeResponse>, Status> {
+        let from = self.network.identity().admit(request.metadata())?;
+        let mut requests = request.into_inner();
+        while let Some(request) = requests.message().await? {
+            for envelope in request.envelopes {
+                self.inbound.envelope(from, envelope);
+            }
+        }
+        Ok(Response::new(ExchangeResponse {}))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<InstallSnapshotRequest>>,
+    ) -> Result<Response<InstallSnapshotResponse>, Status> {
+        self.network.identity().admit(request.metadata())?;
+        let mut parts = request.into_inner();
+        let first = parts.message().await?.and_then(|first| first.part);
+        let Some(Part::Header(header)) = first else {
+            return Err(Status::invalid_argument(
+                "header: a snapshot begins with its header",
+            ));
+        };
+        if header.bytes > SNAPSHOT_BYTES_MAX {
+            let reason = format!("header.bytes: {} exceed {SNAPSHOT_BYTES_MAX}", header.bytes);
+            return Err(Status::resource_exhausted(reason));
+        }
+        let (mut chunks, mut bytes) = (Vec::new(), 0);
+        while let Some(request) = parts.message().await? {
+            let Some(Part::Chunk(chunk)) = request.part else {
+                return Err(Status::invalid_argument(
+                    "chunk: only chunks follow the header",
+                ));
+            };
+            bytes += chunk.len() as u64;
+            if bytes > header.bytes {
+                return Err(Status::invalid_argument(
+                    "chunk: more bytes than the header said",
+                ));
+            }
+            chunks.push(chunk);
+        }
+        if bytes != header.bytes || chunks.len() as u64 != header.chunks {
+            return Err(Status::data_loss(
+                "chunk: fewer bytes or chunks than the header said",
+            ));
+        }
+        let reply = self.inbound.snapshot(header, chunks).await;
+        Ok(Response::new(InstallSnapshotResponse {
+            reply: Some(reply),
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl Gossip for PeerService {
+    async fn tell(
+        &self,
+        request: Request<Streaming<TellRequest>>,
+    ) -> Result<Response<TellResponse>, Status> {
+        let from = self.network.identity().admit(request.metadata())?;
+        let mut requests = request.into_inner();
+        let mut names = NameReader::default();
+        while let Some(request) = requests.message().await? {
+            let parcels = decode_parcels(request, &mut names)
+                .map_err(|error| Status::invalid_argument(error.to_string()))?;
+            for parcel in parcels {
+                self.inbound.parcel(from, parcel);
+            }
+        }
+        Ok(Response::new(TellResponse {}))
+    }
+}
