@@ -1,4 +1,5 @@
 //! gRPC servers and clients: reporter API, peers, forwarding.
 
 pub mod peers;
+pub mod reporter;
 pub mod telemetry;
