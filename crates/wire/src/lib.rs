@@ -5,6 +5,7 @@
 //! `From`, inward with `TryFrom` and an error that names the field.
 
 mod error;
+mod feed;
 mod gossip;
 mod journal;
 mod names;
@@ -16,6 +17,7 @@ mod snapshot;
 mod tests;
 
 pub use error::WireError;
+pub use feed::{put_watch_item, put_watch_request, take_watch_item, take_watch_request};
 pub use gossip::{Parcel, ParcelBody, decode_parcels, encode_parcels};
 pub use journal::{decode_logged, encode_logged};
 pub use names::{NAMES_MAX, NameReader, NameWriter};
