@@ -3,3 +3,4 @@
 pub mod peers;
 pub mod reporter;
 pub mod telemetry;
+pub mod watch;

@@ -1,0 +1,55 @@
+//! The metrics of the feed service: every name, kind and help text, in one place.
+
+use headcount_model::WatchItem;
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+
+/// Tells the installed recorder what each metric means.
+pub fn describe() {
+    describe_gauge!("rpc_watchers", "Watchers on the reporter port");
+    describe_counter!("rpc_watch_refused", "Watches that did not start, by reason");
+    describe_counter!(
+        "rpc_watch_events",
+        "Events sent to watchers on the reporter port"
+    );
+    describe_counter!(
+        "rpc_watch_gaps",
+        "Gaps told to watchers on the reporter port"
+    );
+    describe_counter!("rpc_watch_ended", "Watches that the node ended, by reason");
+}
+
+/// Counts a watch that did not start.
+pub(super) fn refused(reason: &'static str) {
+    counter!("rpc_watch_refused", "reason" => reason).increment(1);
+}
+
+/// Counts what is sent.
+pub(super) fn sent(item: &WatchItem) {
+    match item {
+        WatchItem::Events { events, .. } => {
+            counter!("rpc_watch_events").increment(events.len() as u64);
+        }
+        WatchItem::Gap { .. } => counter!("rpc_watch_gaps").increment(1),
+        WatchItem::Position { .. } => {}
+        WatchItem::End { reason, .. } => {
+            counter!("rpc_watch_ended", "reason" => reason.as_str()).increment(1);
+        }
+    }
+}
+
+/// A watcher, for as long as it is held.
+#[derive(Debug)]
+pub(super) struct Watching(());
+
+impl Watching {
+    pub(super) fn begin() -> Self {
+        gauge!("rpc_watchers").increment(1);
+        Self(())
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        gauge!("rpc_watchers").decrement(1);
+    }
+}
