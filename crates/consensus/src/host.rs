@@ -140,19 +140,31 @@ impl Host {
     pub async fn stop_group(&self, group: GroupId, forget: bool) -> Result<(), FatalError> {
         let stopped = {
             let mut groups = self.0.write_groups();
-            match groups.as_mut().and_then(|groups| groups.remove(&group)) {
-                Some(Slot::Started(stopped)) => stopped,
+            match groups
+                .as_mut()
+                .and_then(|groups| groups.get(&group).cloned())
+            {
+                Some(Slot::Started(stopped)) => {
+                    groups.as_mut().map(|groups| groups.remove(&group));
+                    stopped
+                }
                 Some(Slot::Starting) | None => return Ok(()),
             }
         };
         stopped.stop().await;
         if forget {
-            let dropped = self.0.store.drop_group(stopped.replica().0).await;
-            dropped.map_err(|error| FatalError {
-                reason: format!("group {group}: {error}"),
-            })?;
+            self.forget_replica(stopped.replica()).await?;
         }
         Ok(())
+    }
+
+    /// Deletes the data of a replica that is not started, and remembers that it must not be started
+    /// here again.
+    pub async fn forget_replica(&self, replica: ReplicaId) -> Result<(), FatalError> {
+        let dropped = self.0.store.drop_group(replica.0).await;
+        dropped.map_err(|error| FatalError {
+            reason: format!("replica {replica}: {error}"),
+        })
     }
 
     /// Returns a started group.
@@ -393,7 +405,7 @@ impl Inner {
             meta,
             snapshot: SnapshotChunks {
                 chunks,
-                stored: false,
+                stored_by: None,
             },
         };
         let installing = group.0.raft.install_full_snapshot(vote, snapshot);
@@ -502,6 +514,6 @@ async fn sample(host: Weak<Inner>) {
         telemetry::apply_lag_entries_max.set(lag_max);
         telemetry::log_entries.set(log);
         telemetry::proposals_in_flight.set(in_flight);
-        telemetry::snapshot_sends_waiting.set(host.snapshot_sends.available_permits() as u64);
+        telemetry::snapshot_sends_free.set(host.snapshot_sends.available_permits() as u64);
     }
 }

@@ -29,6 +29,8 @@
 mod calls;
 mod codec;
 mod config;
+#[cfg(test)]
+mod conformance;
 mod error;
 mod group;
 mod host;

@@ -20,8 +20,8 @@ use crate::{codec, telemetry};
 #[derive(Clone, Debug)]
 pub(crate) struct SnapshotChunks {
     pub(crate) chunks: Vec<Bytes>,
-    /// Whether it was read from this replica's own disk, so that it need not be written again.
-    pub(crate) stored: bool,
+    /// The replica from whose disk it was read, which need not write it again.
+    pub(crate) stored_by: Option<ReplicaId>,
 }
 
 /// How many bytes of commands were applied since the last snapshot. Written by the apply loop,
@@ -163,7 +163,7 @@ impl RaftStateMachine<Types> for StateMachine {
         self.machine()
             .restore(&snapshot.chunks)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        if !snapshot.stored {
+        if snapshot.stored_by != Some(self.disk.replica) {
             telemetry::snapshots_installed.count(1);
             let first_index = meta.last_log_id.map_or(0, |id| id.index() + 1);
             let journal =
@@ -211,7 +211,7 @@ impl Disk {
             meta: codec::snapshot_meta_from_bytes(reader.meta())?,
             snapshot: SnapshotChunks {
                 chunks,
-                stored: true,
+                stored_by: Some(self.replica),
             },
         }))
     }
@@ -256,7 +256,7 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
         telemetry::snapshot_build_seconds.record(begun.elapsed());
         let snapshot = SnapshotChunks {
             chunks,
-            stored: true,
+            stored_by: Some(self.disk.replica),
         };
         Ok(Snapshot {
             meta: self.meta.clone(),

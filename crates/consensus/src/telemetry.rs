@@ -25,7 +25,7 @@ metric! {
     Gauge apply_lag_entries_max: "Committed entries not applied yet, in the group with the most";
     Gauge log_entries: "Entries kept in the logs of all groups";
     Gauge proposals_in_flight: "Proposals waiting for their reply, over all groups";
-    Gauge snapshot_sends_waiting: "Snapshot sends that may start before the limit is reached";
+    Gauge snapshot_sends_free: "Snapshot sends that may start before the limit is reached";
     Histogram commit_seconds: "Time from a proposal to its reply, on the leader";
     Counter proposals_overloaded: "Proposals refused because too many were in flight";
     Counter proposals_unknown: "Proposals whose outcome could not be told";

@@ -1,9 +1,13 @@
 //! Processes that end and begin again on the same disk.
 
-use headcount_consensus::GroupId;
-use headcount_model::NodeId;
+use std::sync::Arc;
 
-use crate::world::{PATIENCE, World, command};
+use headcount_consensus::store::memory::{Faults, MemoryDisk};
+use headcount_consensus::store::{Store, StoreConfig};
+use headcount_consensus::{GroupId, Host, HostConfig, ProposeError, ReplicaConfig, Timing};
+use headcount_model::{NodeId, ReplicaId};
+
+use crate::world::{PATIENCE, Remembering, Side, World, command, members, replica};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_is_there_after_all_nodes_restart() {
@@ -51,6 +55,8 @@ async fn nodes_restart_one_after_another_under_writes() {
     let group = GroupId(1);
     let mut world = World::new(3);
     world.form(group, &[1, 2, 3]).await;
+    // Whoever formed the group is the only one to know of it at first.
+    world.agree(group, &[1, 2, 3]).await;
     let mut proposed = 0;
     for node in [1, 2, 3, 1].map(NodeId) {
         world.down(node).await;
@@ -74,4 +80,61 @@ async fn nodes_restart_one_after_another_under_writes() {
             "{n} is lost"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_sync_stops_the_node_and_acknowledges_nothing() {
+    let (group, node) = (GroupId(1), NodeId(1));
+    let disk = MemoryDisk::new();
+    let (store, driver) = Store::open_on(Arc::new(disk.clone()), StoreConfig::default()).unwrap();
+    tokio::spawn(driver.run());
+    let config = HostConfig::new(node, Timing::LOCAL, 1);
+    let host = Host::new(config, store, Arc::new(Side::alone(node))).unwrap();
+    let start = ReplicaConfig {
+        group,
+        replica: replica(group, node),
+        journal: None,
+    };
+    let record = Arc::default();
+    let machine = Box::new(Remembering(Arc::clone(&record)));
+    let started = host.start_group(start, machine).await.unwrap();
+    started.initialize(&members(group, &[1])).await.unwrap();
+    started.wait_leader(PATIENCE).await.unwrap();
+    started.propose(command("kept")).await.unwrap();
+    let mut fatal = host.fatal();
+    assert!(fatal.borrow().is_none());
+
+    disk.set_faults(Faults {
+        syncs_left: Some(0),
+        ..Faults::default()
+    });
+    let lost = started.propose(command("lost")).await;
+    assert!(
+        matches!(lost, Err(ProposeError::Unknown { .. })),
+        "{lost:?}"
+    );
+    let heard = tokio::time::timeout(PATIENCE, fatal.wait_for(Option::is_some)).await;
+    assert!(heard.unwrap().unwrap().is_some());
+    assert_eq!(
+        record.lock().unwrap().commands.len(),
+        1,
+        "applied what is not durable"
+    );
+    host.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_was_shut_down_starts_nothing() {
+    let mut world = World::new(1);
+    world.form(GroupId(1), &[1]).await;
+    let host = world.host(NodeId(1)).clone();
+    host.shutdown().await;
+    assert!(host.groups().is_empty());
+    let config = ReplicaConfig {
+        group: GroupId(2),
+        replica: ReplicaId(9),
+        journal: None,
+    };
+    let machine = Box::new(Remembering(Arc::default()));
+    assert!(host.start_group(config, machine).await.is_err());
 }

@@ -214,9 +214,19 @@ impl Net {
 }
 
 /// One node's side of a [`Net`].
-struct Side {
+pub(crate) struct Side {
     node: NodeId,
     net: Arc<Net>,
+}
+
+impl Side {
+    /// The side of a node that no other can be reached from.
+    pub(crate) fn alone(node: NodeId) -> Self {
+        Self {
+            node,
+            net: Arc::default(),
+        }
+    }
 }
 
 impl Peers for Side {
@@ -401,7 +411,7 @@ impl World {
 
     /// Returns the replica of `group` that leads, and may.
     pub(crate) fn leader_now(&self, group: GroupId) -> Option<Group> {
-        let up = self.nodes.iter().filter_map(|(_, node)| node.up.as_ref());
+        let up = self.nodes.values().filter_map(|node| node.up.as_ref());
         let groups = up.filter_map(|(host, _)| host.group(group));
         groups
             .filter(|group| {

@@ -1,0 +1,203 @@
+//! openraft's own tests of a log storage and state machine, run on ours; and the same again on a
+//! disk of which the syncs fail.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use headcount_model::ReplicaId;
+use openraft::StorageError;
+use openraft::entry::RaftEntry as _;
+use openraft::storage::{IOFlushed, RaftLogReader as _, RaftLogStorage as _};
+use openraft::testing::log::{StoreBuilder, Suite};
+use openraft::type_config::TypeConfigExt as _;
+
+use crate::log_store::LogStore;
+use crate::machine::{AppliedAt, Frozen, Machine, MachineError};
+use crate::state_machine::{Growth, StateMachine};
+use crate::store::memory::{Faults, MemoryDisk};
+use crate::store::{Store, StoreConfig};
+use crate::types::{Command, Entry, LeaderId, LogId, Payload, Types, Vote};
+
+/// Remembers nothing.
+struct Nothing;
+
+impl Machine for Nothing {
+    fn apply(&mut self, _at: AppliedAt, _command: &[u8]) -> Bytes {
+        Bytes::new()
+    }
+
+    fn advance(&mut self, _at: AppliedAt) {}
+
+    fn freeze(&self) -> Frozen {
+        Box::new(Vec::new)
+    }
+
+    fn restore(&mut self, _chunks: &[Bytes]) -> Result<(), MachineError> {
+        Ok(())
+    }
+}
+
+/// Opens the store on `disk` and runs its writer.
+fn open(disk: &MemoryDisk) -> Store {
+    let (store, driver) = Store::open_on(Arc::new(disk.clone()), StoreConfig::default()).unwrap();
+    tokio::spawn(driver.run());
+    store
+}
+
+/// Makes a new replica on a new disk for every test.
+#[derive(Default)]
+struct Builder {
+    /// How many syncs succeed on each disk once the store is open; `None` for all.
+    syncs: Option<u64>,
+    next_replica: AtomicU64,
+}
+
+impl StoreBuilder<Types, LogStore, StateMachine> for Builder {
+    async fn build(&self) -> Result<((), LogStore, StateMachine), StorageError<Types>> {
+        let disk = MemoryDisk::new();
+        let store = open(&disk);
+        disk.set_faults(Faults {
+            syncs_left: self.syncs,
+            ..Faults::default()
+        });
+        let replica = ReplicaId(self.next_replica.fetch_add(1, Ordering::Relaxed));
+        let log = LogStore::new(store.clone(), replica, 1 << 20);
+        let growth = Arc::new(Growth::default());
+        let machine = StateMachine::new(Box::new(Nothing), store, replica, None, growth, u64::MAX);
+        Ok(((), log, machine))
+    }
+}
+
+type Tests = Suite<Types, LogStore, StateMachine, Builder, ()>;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn openrafts_suite_passes() {
+    Tests::test_all(Builder::default()).await.unwrap();
+}
+
+/// Runs each test of the suite for disks that fail after 0, 1, … syncs, and returns how many of
+/// these runs failed. Each must end in a failure that is told, or not need more syncs than there
+/// were; a panic fails whoever calls this.
+macro_rules! failures {
+    ($($test:ident)*) => {{
+        let mut failures = 0;
+        $(
+            for syncs in [0, 1, 2, 5] {
+                let builder = Builder { syncs: Some(syncs), ..Builder::default() };
+                let ((), log, machine) = builder.build().await.unwrap();
+                let result: io::Result<()> = Tests::$test(log, machine).await;
+                failures += u32::from(result.is_err());
+            }
+        )*
+        failures
+    }};
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn openrafts_suite_is_told_when_syncs_fail() {
+    let failures = failures! {
+        last_membership_in_log_initial last_membership_in_log last_membership_in_log_multi_step
+        get_membership_initial get_membership_from_log_and_empty_sm
+        get_membership_from_empty_log_and_sm get_membership_from_log_le_sm_last_applied
+        get_membership_from_log_gt_sm_last_applied_1 get_membership_from_log_gt_sm_last_applied_2
+        get_initial_state_without_init get_initial_state_membership_from_empty_log_and_sm
+        get_initial_state_membership_from_sm_inlog_is_smaller
+        get_initial_state_membership_from_log_insm_is_smaller get_initial_state_with_state
+        get_initial_state_last_log_gt_sm get_initial_state_last_log_lt_sm
+        get_initial_state_inverted_log_order get_initial_state_conflict_at_same_index
+        get_initial_state_log_ids get_initial_state_re_apply_committed save_vote get_log_entries
+        limited_get_log_entries leader_bounded_stream entries_stream try_get_log_entry
+        log_reader_reads_new_entries initial_logs get_log_state get_log_id last_id_in_log
+        last_applied_state purge_logs_upto_0 purge_logs_upto_5 purge_logs_upto_20
+        delete_logs_after_11 delete_logs_after_5 delete_logs_after_0 delete_logs_after_none
+        append_to_log snapshot_meta snapshot_meta_optional apply_single apply_multiple
+    };
+    // Most of the tests write more than the disks take.
+    assert!(
+        failures > 80,
+        "only {failures} runs were told of a failed sync"
+    );
+    for syncs in 0..16 {
+        let builder = Builder {
+            syncs: Some(syncs),
+            ..Builder::default()
+        };
+        // Either; not a panic.
+        drop(Tests::transfer_snapshot(&builder).await);
+    }
+}
+
+fn entry(index: u64) -> Entry {
+    let id = LogId::new(
+        LeaderId {
+            term: 1,
+            node_id: 1,
+        },
+        index,
+    );
+    Entry::new(
+        id,
+        Payload::Normal(Command(Bytes::from(format!("{index}")))),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_acknowledged_that_a_crash_loses() {
+    for syncs in 0..20 {
+        let disk = MemoryDisk::new();
+        let mut log = LogStore::new(open(&disk), ReplicaId(1), 1 << 20);
+        disk.set_faults(Faults {
+            syncs_left: Some(syncs),
+            ..Faults::default()
+        });
+        let mut acknowledged = None;
+        let mut voted = None;
+        let mut failed = false;
+        for index in 0..15 {
+            let vote = Vote {
+                leader_id: LeaderId {
+                    term: index + 1,
+                    node_id: 1,
+                },
+                committed: true,
+            };
+            match log.save_vote(&vote).await {
+                Ok(()) => voted = Some(vote),
+                Err(_) => failed = true,
+            }
+            let (sender, flushed) = Types::oneshot();
+            let accepted = log.append([entry(index)], IOFlushed::signal(sender)).await;
+            match flushed.await.expect("told in every case") {
+                Ok(()) => {
+                    assert!(!failed, "acknowledged after a failure");
+                    acknowledged = Some(index);
+                }
+                Err(_) => failed = true,
+            }
+            assert!(accepted.is_ok() || failed);
+        }
+        assert_eq!(
+            failed,
+            acknowledged != Some(14),
+            "a failure that was not told"
+        );
+
+        // The power goes; nothing that was in doubt is kept.
+        let mut after = LogStore::new(open(&disk.crash(|_, _| 0)), ReplicaId(1), 1 << 20);
+        let last = after.get_log_state().await.unwrap().last_log_id;
+        assert!(
+            last.map(|id| id.index()) >= acknowledged,
+            "lost after {syncs} syncs"
+        );
+        let entries = after
+            .try_get_log_entries(0..=acknowledged.unwrap_or(0))
+            .await
+            .unwrap();
+        for (entry, expected) in entries.iter().zip(0..) {
+            assert_eq!(*entry, self::entry(expected));
+        }
+        assert!(after.read_vote().await.unwrap() >= voted, "a vote is lost");
+    }
+}
