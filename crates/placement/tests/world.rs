@@ -245,9 +245,10 @@ impl World {
             node.counts() && (node.is_live() || !self.options.given_up.contains(id))
         });
         let nodes = counts.count();
+        let before = self.control.group(*group).unwrap().voters.len();
         match voters.len() {
-            2 => assert!(nodes <= 2, "two voters for {nodes} nodes"),
-            1 => assert!(nodes < 3 || self.control.group(*group).unwrap().voters.len() == 1),
+            1 => assert!(before == 1 || nodes < 3, "one voter for {nodes} nodes"),
+            2 => assert!(before == 2 || nodes == 2, "two voters for {nodes} nodes"),
             number => assert!(number % 2 == 1, "{number} voters"),
         }
     }
@@ -394,26 +395,33 @@ impl World {
             }
         }
         for (region, nodes) in &by_region {
-            self.check_even(region, nodes, "replicas", 2, |node| {
-                self.control.holdings(node).replicas
-            });
-            self.check_even(region, nodes, "owned", 2, |node| {
-                self.control.holdings(node).owns
-            });
+            let mut zones: BTreeMap<&str, Vec<NodeId>> = BTreeMap::new();
+            for node in nodes {
+                zones
+                    .entry(&self.control.node(*node).unwrap().zone)
+                    .or_default()
+                    .push(*node);
+            }
+            // Spread over zones comes before evenness, so that a small zone may be fuller.
+            for nodes in zones.values() {
+                let loads = nodes
+                    .iter()
+                    .map(|node| self.control.holdings(*node).replicas);
+                assert!(
+                    uneven(loads.clone()) <= 1,
+                    "{region} holds {:?}",
+                    loads.collect::<Vec<_>>()
+                );
+            }
+            if zones.len() == 1 {
+                let loads = nodes.iter().map(|node| self.control.holdings(*node).owns);
+                assert!(
+                    uneven(loads.clone()) <= 3,
+                    "{region} owns {:?}",
+                    loads.collect::<Vec<_>>()
+                );
+            }
         }
-    }
-
-    fn check_even(
-        &self,
-        region: &RegionName,
-        nodes: &[NodeId],
-        what: &str,
-        most: u64,
-        load: impl Fn(NodeId) -> u64,
-    ) {
-        let loads: Vec<_> = nodes.iter().map(|node| load(*node)).collect();
-        let uneven = loads.iter().max().unwrap() - loads.iter().min().unwrap();
-        assert!(uneven <= most, "{what} in {region}: {loads:?}");
     }
 
     fn domains(&self) -> usize {
@@ -449,4 +457,8 @@ impl World {
         });
         added.sum()
     }
+}
+
+fn uneven(loads: impl Iterator<Item = u64> + Clone) -> u64 {
+    loads.clone().max().unwrap() - loads.min().unwrap()
 }

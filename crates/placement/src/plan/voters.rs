@@ -158,7 +158,7 @@ impl Planner<'_> {
     }
 
     /// Returns how many voters there can be: as many as wanted if there are enough good candidates,
-    /// else the greatest fitting number, but never fewer than now unless fewer are wanted.
+    /// else the greatest fitting number, but not fewer than now.
     fn voters_possible(&self, good: usize, current: usize) -> usize {
         let wanted = self.voters_wanted(|_| true);
         if good >= wanted {
@@ -172,6 +172,6 @@ impl Planner<'_> {
             2 if waited == 2 => 2,
             _ => 1,
         };
-        fitting.max(current.min(wanted))
+        fitting.max(current)
     }
 }
