@@ -126,7 +126,10 @@ impl Journal {
         max_bytes: usize,
     ) -> Result<JournalPage, StoreError> {
         loop {
-            let plan = self.shared.journals().plan(shard, after, max_bytes);
+            let plan = self
+                .shared
+                .journals()
+                .plan(shard, after, max_items, max_bytes);
             // Files that were removed meanwhile are no longer in the next plan.
             if let Some(page) = plan.read(&self.shared, shard, after, max_items, max_bytes)? {
                 return Ok(page);
@@ -210,7 +213,23 @@ struct JournalFile {
 struct Block {
     offset: u64,
     bytes: u32,
+    items: u32,
+    /// Bytes of the items' payloads alone.
+    payload_bytes: u32,
     last_index: u64,
+}
+
+impl Block {
+    fn new(offset: u64, bytes: usize, items: &[JournalItem]) -> Option<Self> {
+        let payload_bytes: usize = items.iter().map(|item| item.payload.len()).sum();
+        Some(Self {
+            offset,
+            bytes: bytes as u32,
+            items: items.len() as u32,
+            payload_bytes: payload_bytes as u32,
+            last_index: items.last()?.index,
+        })
+    }
 }
 
 /// Where the items of a page are.
@@ -322,7 +341,7 @@ impl Journals {
         let Some(newest) = journal.tail.last() else {
             return Ok(());
         };
-        let (last_index, last_stamp) = (newest.index, newest.stamp_ms);
+        let last_stamp = newest.stamp_ms;
         let full = journal
             .files
             .back()
@@ -361,12 +380,9 @@ impl Journals {
             }
         });
         active.write_at(file.bytes, &out)?;
-        let block = Block {
-            offset: file.bytes + at as u64,
-            bytes: (out.len() - at) as u32,
-            last_index,
-        };
-        file.blocks.push(block);
+        let offset = file.bytes + at as u64;
+        file.blocks
+            .extend(Block::new(offset, out.len() - at, &journal.tail));
         file.bytes += out.len() as u64;
         file.last_stamp = last_stamp;
         journal.unsynced.insert(file.number, Arc::clone(active));
@@ -481,7 +497,8 @@ impl Journals {
         );
     }
 
-    fn plan(&self, shard: u64, after: Option<u64>, max_bytes: usize) -> Plan {
+    /// Finds the blocks and items of a page.
+    fn plan(&self, shard: u64, after: Option<u64>, max_items: usize, max_bytes: usize) -> Plan {
         let range = self.range(shard);
         let mut plan = Plan {
             range,
@@ -492,8 +509,9 @@ impl Journals {
             return plan;
         };
         let wanted = |last: u64| after.is_none_or(|after| last > after);
-        // The first block may hold little of what is wanted, so one more than seems needed.
-        let mut planned = 0;
+        // Of the first block, only the last item is sure to be wanted.
+        let (mut items, mut bytes) = (0_usize, 0_usize);
+        let max_bytes = max_bytes.max(1);
         for file in &journal.files {
             if file
                 .blocks
@@ -506,12 +524,20 @@ impl Journals {
                 .blocks
                 .partition_point(|block| !wanted(block.last_index));
             for block in &file.blocks[begin..] {
-                if planned >= max_bytes && plan.blocks.len() > 1 {
+                if items >= max_items || bytes >= max_bytes {
                     return plan;
                 }
-                planned += block.bytes as usize;
+                if plan.blocks.is_empty() {
+                    items = 1;
+                } else {
+                    items += block.items as usize;
+                    bytes += block.payload_bytes as usize;
+                }
                 plan.blocks.push((file.number, *block));
             }
+        }
+        if items >= max_items || bytes >= max_bytes {
+            return plan;
         }
         plan.tail = journal
             .tail
@@ -529,18 +555,19 @@ impl Journals {
             return Ok(None);
         }
         self.flush(shared, shard)?;
-        let created = std::mem::take(&mut self.created);
         let journal = self.shards.get_mut(&shard).expect("it was there before");
-        let files: Vec<_> = std::mem::take(&mut journal.unsynced)
-            .into_values()
-            .collect();
         let Some(last) = journal.files.back() else {
             return Ok(None);
         };
+        let reached = (last.number, last.bytes);
+        let files = std::mem::take(&mut journal.unsynced)
+            .into_values()
+            .collect();
+        let created = std::mem::take(&mut self.created);
         Ok(Some(PendingSync {
             files,
             created,
-            reached: (last.number, last.bytes),
+            reached,
         }))
     }
 }
@@ -747,12 +774,12 @@ impl ShardJournal {
                 .ok_or_else(|| Fault::damaged(at, "an empty frame"))?;
             self.last = Some(newest.index);
             file.last_stamp = newest.stamp_ms;
-            file.blocks.push(Block {
-                offset: at as u64,
-                bytes: (frame.body.end - at) as u32,
-                last_index: newest.index,
-            });
+            file.blocks
+                .extend(Block::new(at as u64, frame.body.end - at, &items));
             at = frame.body.end;
+        }
+        if file.blocks.is_empty() {
+            return Err(Fault::damaged(at, "the file ends before its first frame"));
         }
         Ok(file)
     }

@@ -146,6 +146,11 @@ impl Log {
             if let Some(fault) = read.fault {
                 return Err(fault.within(path(segment)));
             }
+            // Where a segment has lost later frames, the next one does not continue it.
+            if read.end == FILE_HEADER {
+                let reason = "the segment is empty, though later ones follow";
+                return Err(Fault::damaged(read.end, reason).within(path(segment)));
+            }
             sizes.insert(segment, read.end as u64);
         }
         let newest = floor.segment;
@@ -208,7 +213,7 @@ impl Log {
 
     /// Writes the records as one frame and syncs it. After an error the log must not be used again.
     pub(super) fn commit(&mut self, records: &[Record]) -> io::Result<Committed> {
-        if self.offset >= self.segment_bytes {
+        if self.offset >= self.segment_bytes.max(FILE_HEADER as u64 + 1) {
             self.rotate()?;
         }
         let segment = self.durable.segment;

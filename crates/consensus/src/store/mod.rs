@@ -220,7 +220,9 @@ impl Store {
 
     /// The groups that have any state, ascending; dropped ones are not among them.
     pub fn groups(&self) -> Vec<u64> {
-        self.shared().state().groups.keys().copied().collect()
+        let state = self.shared().state();
+        let groups = state.groups.iter().filter(|(_, group)| !group.is_empty());
+        groups.map(|(number, _)| *number).collect()
     }
 
     /// Whether the group was dropped here, so that its id is never to be used again.

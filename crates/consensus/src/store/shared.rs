@@ -67,6 +67,15 @@ pub(super) struct Group {
     pub(super) snapshot: Option<Arc<SnapshotInfo>>,
 }
 
+impl Group {
+    /// Whether there is nothing of it, as of a group that was never heard of.
+    pub(super) fn is_empty(&self) -> bool {
+        let log_is_empty = self.purged.is_none() && self.entries.next().is_none();
+        let marks = self.vote.is_some() || self.committed.is_some() || self.snapshot.is_some();
+        log_is_empty && !marks
+    }
+}
+
 /// The store's state in memory.
 #[derive(Debug)]
 pub(super) struct State {
