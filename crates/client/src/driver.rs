@@ -1,0 +1,427 @@
+//! The task that keeps an edge's session going, whatever happens to streams and nodes.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use headcount_model::{Hello, ReportBatch, ReportItem, ReportLimits, Welcome};
+use headcount_wire::proto::report::v1 as pb;
+use headcount_wire::proto::report::v1::report_request::Body;
+use headcount_wire::proto::report::v1::report_response::Body as Answer;
+use headcount_wire::proto::report::v1::reporter_client::ReporterClient;
+use headcount_wire::{put_hello, put_item, take_refusal_code, take_welcome};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Endpoint;
+use tonic::{Code, Request, Status, Streaming};
+
+use crate::backoff::Backoff;
+use crate::config::Config;
+use crate::notice::{Notice, Notices, Stopped};
+use crate::outbox::Outbox;
+
+/// Metadata by which a node says which incarnation of the edge it has seen, where ours is stale.
+const SEEN_INCARNATION: &str = "headcount-seen-incarnation";
+/// The highest session that it has seen in that incarnation.
+const SEEN_SESSION: &str = "headcount-seen-session";
+
+/// How often the connection is probed, and how long a probe may go unanswered.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+
+/// What the handles ask of the task.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Report(Vec<ReportItem>),
+    /// Answered when everything reported before is acknowledged.
+    Flush(oneshot::Sender<()>),
+    /// Answered when the session has ended.
+    Goodbye(oneshot::Sender<()>),
+}
+
+/// Who waits for what the outbox tells.
+type Waiter = oneshot::Sender<()>;
+
+/// A stream that carries a session.
+struct Stream {
+    requests: mpsc::Sender<pb::ReportRequest>,
+    answers: Streaming<pb::ReportResponse>,
+    limits: ReportLimits,
+}
+
+/// Why a stream is over.
+enum End {
+    /// It broke, or could not be opened; another may do.
+    Broken(String),
+    /// The node does not want the session; the next is to be a new one.
+    Refused(String),
+    /// As `Refused`, and sessions up to this one were seen.
+    Stale(u64),
+    /// No stream will do any more.
+    Stopped(Stopped),
+    /// The handles asked for it.
+    Goodbye(oneshot::Sender<()>),
+    /// There is no handle left.
+    Abandoned,
+}
+
+pub(crate) struct Driver {
+    config: Config,
+    commands: mpsc::Receiver<Command>,
+    outbox: Outbox<Waiter>,
+    notices: Notices,
+    backoff: Backoff,
+    /// Index of the node to try next.
+    node: usize,
+    /// The highest session number offered.
+    offered: u64,
+    /// The session that may be resumed.
+    session: Option<u64>,
+}
+
+impl Driver {
+    pub(crate) fn new(config: Config, commands: mpsc::Receiver<Command>, notices: Notices) -> Self {
+        let seed = config.seed.unwrap_or(config.incarnation.0);
+        Self {
+            backoff: Backoff::new(config.backoff_min, config.backoff_max, seed),
+            config,
+            commands,
+            outbox: Outbox::new(),
+            notices,
+            node: 0,
+            offered: 0,
+            session: None,
+        }
+    }
+
+    /// Runs until the handles say goodbye or are gone, or a node refuses the edge for good.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let end = self.attempt().await;
+            let reason = match end {
+                End::Broken(reason) => reason,
+                End::Refused(reason) => {
+                    self.session = None;
+                    reason
+                }
+                End::Stale(seen) => {
+                    self.session = None;
+                    self.offered = self.offered.max(seen);
+                    format!("session {seen} was seen before")
+                }
+                End::Stopped(stopped) => {
+                    self.notices.stop(stopped);
+                    return;
+                }
+                End::Goodbye(done) => {
+                    let _gone = done.send(());
+                    return;
+                }
+                End::Abandoned => return,
+            };
+            tracing::debug!(target: "client", %reason, "a stream to a node is over");
+            self.notices.push(Notice::Disconnected { reason });
+        }
+    }
+
+    /// Waits as long as failures demand, opens a stream and serves it to its end.
+    async fn attempt(&mut self) -> End {
+        let pause = self.backoff.next_pause();
+        if !pause.is_zero()
+            && let Some(end) = self.wait(pause).await
+        {
+            return end;
+        }
+        let node = self.config.nodes[self.node].clone();
+        let patience = self.config.connect_timeout;
+        let opened = timeout(patience, self.open(&node)).await;
+        let opened = opened.unwrap_or_else(|_| {
+            Err(End::Broken(format!(
+                "{node}: no welcome within {patience:?}"
+            )))
+        });
+        let (welcome, mut stream) = match opened {
+            Ok(opened) => opened,
+            Err(end) => {
+                if matches!(end, End::Broken(_)) {
+                    self.node = (self.node + 1) % self.config.nodes.len();
+                }
+                return end;
+            }
+        };
+        self.notices.push(Notice::Connected {
+            node,
+            session: welcome.session,
+            resumed: welcome.resumed,
+        });
+        self.session = Some(welcome.session);
+        if !welcome.resumed {
+            self.outbox.start_session();
+        }
+        let start = Instant::now();
+        let Err(end) = self.serve(&mut stream).await;
+        if start.elapsed() > self.config.backoff_max {
+            self.backoff.reset();
+        }
+        end
+    }
+
+    /// Pauses, while changes go on being taken as far as there is room.
+    async fn wait(&mut self, pause: Duration) -> Option<End> {
+        let until = sleep(pause);
+        tokio::pin!(until);
+        loop {
+            let has_room = self.outbox.pending() < self.config.queue_max;
+            tokio::select! {
+                () = &mut until => return None,
+                command = self.commands.recv(), if has_room => {
+                    if let Err(end) = self.take(command) {
+                        return Some(end);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Connects to a node and opens or resumes the session there.
+    async fn open(&mut self, node: &str) -> Result<(Welcome, Stream), End> {
+        let broken = |what: &dyn std::fmt::Display| End::Broken(format!("{node}: {what}"));
+        let endpoint = Endpoint::from_shared(node.to_owned()).map_err(|error| broken(&error))?;
+        let channel = endpoint
+            .connect_timeout(self.config.connect_timeout)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE.0)
+            .keep_alive_timeout(KEEP_ALIVE.1)
+            .keep_alive_while_idle(true)
+            .connect()
+            .await
+            .map_err(|error| broken(&chain(&error)))?;
+        let authorization = (self.config.authorization)().parse();
+        let authorization = authorization.map_err(|_| broken(&"authorization: not a header"))?;
+        // Hello and goodbye, and a batch more than any window, so that sending never waits.
+        let (requests, sent) = mpsc::channel(REQUESTS_MAX);
+        let mut request = Request::new(ReceiverStream::new(sent));
+        request
+            .metadata_mut()
+            .insert("authorization", authorization);
+        self.offered += 1;
+        let hello = Hello {
+            edge: self.config.edge.clone(),
+            incarnation: self.config.incarnation,
+            session: self.offered,
+            resume: self.session,
+        };
+        send(&requests, Body::Hello(put_hello(&hello)))?;
+        let mut client = ReporterClient::new(channel);
+        let opened = client.report(request).await;
+        let mut answers = opened.map_err(|status| self.end_of(&status))?.into_inner();
+        let first = answers.message().await;
+        let first = first.map_err(|status| self.end_of(&status))?;
+        let Some(Answer::Welcome(welcome)) = first.and_then(|answer| answer.body) else {
+            return Err(broken(&"the node did not answer hello by welcome"));
+        };
+        let (welcome, limits) = take_welcome(&welcome).map_err(|error| broken(&error))?;
+        let window_batches = limits.window_batches.min(WINDOW_MAX);
+        let stream = Stream {
+            requests,
+            answers,
+            limits: ReportLimits {
+                window_batches,
+                ..limits
+            },
+        };
+        Ok((welcome, stream))
+    }
+
+    /// Reports on a stream until it ends.
+    async fn serve(&mut self, stream: &mut Stream) -> Result<Infallible, End> {
+        for batch in self.outbox.unacknowledged_batches() {
+            send(&stream.requests, put_batch(batch))?;
+        }
+        let mut ack_due = Instant::now() + self.config.ack_timeout;
+        let mut retry_at = None;
+        loop {
+            self.send_batches(stream)?;
+            let is_waiting = self.outbox.unacknowledged() > 0;
+            if !is_waiting {
+                ack_due = Instant::now() + self.config.ack_timeout;
+            }
+            if retry_at.is_none() && self.outbox.has_overloaded() {
+                retry_at = Some(Instant::now() + self.config.retry_interval);
+            }
+            let has_room = self.outbox.pending() < self.config.queue_max;
+            tokio::select! {
+                answer = stream.answers.message() => {
+                    let answer = answer.map_err(|status| self.end_of(&status))?;
+                    self.hear(answer)?;
+                    self.backoff.reset();
+                    ack_due = Instant::now() + self.config.ack_timeout;
+                }
+                command = self.commands.recv(), if has_room => {
+                    match self.take(command) {
+                        Err(End::Goodbye(done)) => return Err(self.part(stream, done).await),
+                        taken => taken?,
+                    }
+                    // What else is there shares the next batch.
+                    while self.outbox.pending() < self.config.queue_max
+                        && let Ok(command) = self.commands.try_recv()
+                    {
+                        match self.take(Some(command)) {
+                            Err(End::Goodbye(done)) => return Err(self.part(stream, done).await),
+                            taken => taken?,
+                        }
+                    }
+                }
+                () = sleep_until(ack_due), if is_waiting => {
+                    let patience = self.config.ack_timeout;
+                    return Err(End::Broken(format!("no acknowledgement for {patience:?}")));
+                }
+                () = sleep_until(retry_at.unwrap_or(ack_due)), if retry_at.is_some() => {
+                    retry_at = None;
+                    self.outbox.retry();
+                }
+            }
+        }
+    }
+
+    /// Sends what there is: at once when nothing is on its way, else when it fills a batch, so that
+    /// changes gather while an acknowledgement is awaited.
+    fn send_batches(&mut self, stream: &Stream) -> Result<(), End> {
+        let limits = stream.limits;
+        while self.outbox.unacknowledged() < limits.window_batches as usize {
+            let is_quiet = self.outbox.unacknowledged() == 0;
+            if !is_quiet && self.outbox.pending() < limits.batch_items_max as usize {
+                break;
+            }
+            let Some(batch) = self.outbox.next_batch(&limits) else {
+                break;
+            };
+            send(&stream.requests, put_batch(batch))?;
+        }
+        Ok(())
+    }
+
+    /// Takes what the handles ask for.
+    fn take(&mut self, command: Option<Command>) -> Result<(), End> {
+        match command {
+            Some(Command::Report(items)) => {
+                for item in items {
+                    self.outbox.change(item);
+                }
+            }
+            Some(Command::Flush(waiter)) => {
+                if let Some(waiter) = self.outbox.flush(waiter) {
+                    let _gone = waiter.send(());
+                }
+            }
+            Some(Command::Goodbye(done)) => return Err(End::Goodbye(done)),
+            None => return Err(End::Abandoned),
+        }
+        Ok(())
+    }
+
+    /// Takes what the node says.
+    fn hear(&mut self, answer: Option<pb::ReportResponse>) -> Result<(), End> {
+        let Some(answer) = answer else {
+            return Err(End::Broken("the node ended the stream".into()));
+        };
+        let Some(Answer::Ack(ack)) = answer.body else {
+            return Err(End::Broken(
+                "the node sent something else than an ack".into(),
+            ));
+        };
+        let refusals = ack.refusals.into_iter().map(|refusal| {
+            let code = take_refusal_code(refusal.code).ok();
+            (refusal.item, code, refusal.message)
+        });
+        let (refused, done) = self.outbox.acknowledge(ack.sequence, refusals.collect());
+        for refused in refused {
+            self.notices.push(Notice::Refused(refused));
+        }
+        for waiter in done {
+            let _gone = waiter.send(());
+        }
+        Ok(())
+    }
+
+    /// Says goodbye and waits for the stream's end.
+    async fn part(&mut self, stream: &mut Stream, done: oneshot::Sender<()>) -> End {
+        if send(&stream.requests, Body::Goodbye(pb::Goodbye {})).is_ok() {
+            let end = async { while let Ok(Some(_)) = stream.answers.message().await {} };
+            // If it does not end in time, the grace ends the session.
+            let _late = timeout(self.config.connect_timeout, end).await;
+        }
+        End::Goodbye(done)
+    }
+
+    /// Says what a status means for the session.
+    fn end_of(&self, status: &Status) -> End {
+        let reason = format!("{:?}: {}", status.code(), status.message());
+        match status.code() {
+            Code::FailedPrecondition => {
+                let seen = |name| {
+                    status
+                        .metadata()
+                        .get(name)?
+                        .to_str()
+                        .ok()?
+                        .parse::<u64>()
+                        .ok()
+                };
+                match (seen(SEEN_INCARNATION), seen(SEEN_SESSION)) {
+                    (Some(incarnation), _) if incarnation > self.config.incarnation.0 => {
+                        End::Stopped(Stopped::StaleIncarnation { seen: incarnation })
+                    }
+                    (Some(_), Some(session)) => End::Stale(session),
+                    (..) => End::Refused(reason),
+                }
+            }
+            Code::Aborted => End::Stopped(Stopped::Superseded),
+            Code::InvalidArgument | Code::OutOfRange => End::Refused(reason),
+            Code::Ok
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::ResourceExhausted
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+            | Code::Unauthenticated => End::Broken(reason),
+        }
+    }
+}
+
+/// Most batches that are sent ahead, whatever window a node offers.
+const WINDOW_MAX: u32 = 1_024;
+
+/// Most requests that wait in a stream.
+const REQUESTS_MAX: usize = WINDOW_MAX as usize + 2;
+
+fn send(requests: &mpsc::Sender<pb::ReportRequest>, body: Body) -> Result<(), End> {
+    let request = pb::ReportRequest { body: Some(body) };
+    let sent = requests.try_send(request);
+    sent.map_err(|_| End::Broken("the stream does not take any more".into()))
+}
+
+fn put_batch(batch: &ReportBatch) -> Body {
+    Body::Batch(pb::Batch {
+        sequence: batch.sequence,
+        items: batch.items.iter().map(put_item).collect(),
+        set_complete: batch.set_complete,
+    })
+}
+
+/// Returns an error with its causes, which tonic leaves out of the message.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
