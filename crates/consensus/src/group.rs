@@ -258,7 +258,7 @@ impl Group {
         self.0.raft.metrics().borrow_watched().clone()
     }
 
-    /// Takes one step towards `target`; see [`crate::reconcile`]. Only the leader can. To be
+    /// Takes one [`Step`] towards `target`. Only the leader can. To be
     /// called again until it says that it is done, some hundred milliseconds apart while it waits;
     /// by one caller at a time.
     pub async fn reconcile(&self, target: &Membership) -> Result<Reconciled, ReconcileError> {

@@ -1,6 +1,7 @@
 //! openraft's state machine: a [`Machine`] with its position, its members and its snapshots.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -120,6 +121,13 @@ impl StateMachine {
     }
 }
 
+/// Does what a machine does, and turns its panic into an error: openraft's core would go on without
+/// noticing that the task which applies is gone.
+fn guarded<T>(what: &str, act: impl FnOnce() -> T) -> io::Result<T> {
+    catch_unwind(AssertUnwindSafe(act))
+        .map_err(|_panic| io::Error::other(format!("the machine panicked: cannot {what}")))
+}
+
 impl RaftStateMachine<Types> for StateMachine {
     type SnapshotData = SnapshotChunks;
     type SnapshotBuilder = SnapshotBuilder;
@@ -134,7 +142,7 @@ impl RaftStateMachine<Types> for StateMachine {
     {
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
-            let reply = self.apply_entry(&entry);
+            let reply = guarded("apply an entry", || self.apply_entry(&entry))?;
             if let Some(responder) = responder {
                 responder.send(reply);
             }
@@ -150,7 +158,7 @@ impl RaftStateMachine<Types> for StateMachine {
                 last_log_id: self.applied,
                 last_membership: self.membership.clone(),
             },
-            frozen: Mutex::new(Some(self.machine().freeze())),
+            frozen: Mutex::new(Some(guarded("freeze", || self.machine().freeze()))),
         }
     }
 
@@ -160,9 +168,10 @@ impl RaftStateMachine<Types> for StateMachine {
         snapshot: SnapshotChunks,
     ) -> io::Result<()> {
         // The machine first: what it refuses must not take the place of what is on the disk.
-        self.machine()
-            .restore(&snapshot.chunks)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        guarded("restore a snapshot", || {
+            self.machine().restore(&snapshot.chunks)
+        })?
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         if snapshot.stored_by != Some(self.disk.replica) {
             telemetry::snapshots_installed.count(1);
             let first_index = meta.last_log_id.map_or(0, |id| id.index() + 1);
@@ -222,7 +231,7 @@ pub(crate) struct SnapshotBuilder {
     disk: Disk,
     meta: SnapshotMeta,
     /// In a mutex for the same reason as the machine.
-    frozen: Mutex<Option<Frozen>>,
+    frozen: Mutex<Option<io::Result<Frozen>>>,
 }
 
 impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
@@ -234,9 +243,9 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let frozen = frozen.ok_or_else(|| io::Error::other("a view is encoded once"))?;
+        let frozen = frozen.ok_or_else(|| io::Error::other("a view is encoded once"))??;
         let begun = Instant::now();
-        let chunks = frozen();
+        let chunks = guarded("encode its state", frozen)?;
         if let Some(chunk) = chunks
             .iter()
             .find(|chunk| chunk.len() > SNAPSHOT_CHUNK_BYTES_MAX)

@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod failover;
+mod idle;
 mod members;
 mod proposals;
 mod restart;

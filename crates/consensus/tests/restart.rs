@@ -124,6 +124,23 @@ async fn a_failed_sync_stops_the_node_and_acknowledges_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_that_panics_stops_the_node() {
+    let group = GroupId(1);
+    let mut world = World::new(1);
+    world.form(group, &[1]).await;
+    let leader = world.leader(group).await;
+    let mut fatal = world.host(NodeId(1)).fatal();
+    let result = leader.propose(command("panic")).await;
+    assert!(
+        matches!(result, Err(ProposeError::Unknown { .. })),
+        "{result:?}"
+    );
+    let heard = tokio::time::timeout(PATIENCE, fatal.wait_for(Option::is_some)).await;
+    let reason = heard.unwrap().unwrap().clone().unwrap().reason;
+    assert!(reason.contains("panicked"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_that_was_shut_down_starts_nothing() {
     let mut world = World::new(1);
     world.form(GroupId(1), &[1]).await;

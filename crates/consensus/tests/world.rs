@@ -87,7 +87,7 @@ impl Record {
     }
 }
 
-/// A machine whose memory a test can look into.
+/// A machine whose memory a test can look into. It panics when told to.
 pub(crate) struct Remembering(pub(crate) Arc<Mutex<Record>>);
 
 impl Remembering {
@@ -103,6 +103,7 @@ impl Remembering {
 
 impl Machine for Remembering {
     fn apply(&mut self, at: AppliedAt, command: &[u8]) -> Bytes {
+        assert_ne!(command, b"panic", "as it was told");
         let mut record = self.0.lock().unwrap();
         Self::step(&mut record, at);
         record
