@@ -14,7 +14,8 @@
 //!    feed with it: whoever falls out of the ring reads the journal. Entries without events and
 //!    marks may be told by [`Input::Advanced`] alone.
 //! 3. Bring every transition of the local region's owner to each node of that region as
-//!    [`Input::Early`], in the body that its batch will carry. To lose one costs latency only.
+//!    [`Input::Early`], in the body that its batch will carry, with what the replica says of its
+//!    channel at that moment: step it where entries are applied. To lose one costs latency only.
 //! 4. When a replica is replaced by a snapshot, fetch the journal of what it skipped from a peer,
 //!    then step [`Input::Jumped`].
 //! 5. On [`Effect::Wake`] let the subscriptions of the shard [`Subscription::read`]; when one can
@@ -35,6 +36,7 @@ mod overlay;
 mod ring;
 mod shard;
 mod subscription;
+mod waiting;
 
 pub use config::Config;
 pub use headcount_model::{Logged, Mark};

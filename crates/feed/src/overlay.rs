@@ -34,8 +34,9 @@ impl Overlay {
         self.chains.len()
     }
 
-    pub(crate) fn contains(&self, channel: &ChannelKey) -> bool {
-        self.chains.contains_key(channel)
+    /// What was last told of the channel, if the log has not confirmed it.
+    pub(crate) fn told(&self, channel: &ChannelKey) -> Option<bool> {
+        self.chains.get(channel).map(|chain| chain.told)
     }
 
     /// Notes a transition that is told now. The first one of a channel flips what the log says:

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::log::{Correction, Origin, Relation, correction_event, relate};
 use crate::overlay::Overlay;
 use crate::ring::{Ring, RingEntry, RingItem};
+use crate::waiting::Waiting;
 
 /// Where a feed begins: what the local replica says at the moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,7 +35,14 @@ pub enum Input {
     /// The replica applied up to here and there is nothing to tell of it.
     Advanced(Position),
     /// The local region's owner made a transition. In any order, repeats and losses allowed.
-    Early(Event),
+    Early {
+        /// What the log's copy will say, with the id of a transition.
+        event: Event,
+        /// Whether the replica says, as of the last entry that was fed, that the channel is active
+        /// in the region: what was told already is judged against the log (R10), and the feed does
+        /// not hold a second copy of it.
+        logged: bool,
+    },
     /// The replica was replaced by a snapshot: entries are missing here, not in the journal.
     Jumped(Start),
 }
@@ -85,7 +93,7 @@ pub struct ShardFeed {
     /// `kept` misses some event up to this number.
     kept_lost: u64,
     /// Early transitions that do not follow yet.
-    waiting: BTreeMap<(Fence, u64), Event>,
+    waiting: Waiting,
     /// How often entries went missing here.
     jumps: u64,
     stats: Stats,
@@ -109,7 +117,7 @@ impl ShardFeed {
             overlay: Overlay::default(),
             kept: BTreeMap::new(),
             kept_lost: 0,
-            waiting: BTreeMap::new(),
+            waiting: Waiting::default(),
             jumps: 0,
             stats: Stats::default(),
         }
@@ -237,6 +245,9 @@ impl ShardFeed {
         {
             self.consumed = self.consumed.max(number);
         }
+        if event.kind.is_regional() && event.region == self.region {
+            self.waiting.log(&event.channel, event.active);
+        }
         match relate(event, &self.region, self.fence, self.number) {
             Relation::Unrelated => true,
             Relation::Copy(number) => {
@@ -309,11 +320,11 @@ impl ShardFeed {
                 self.kept.clear();
             }
         }
-        self.waiting = self.waiting.split_off(&(self.claimed, 0));
+        self.waiting.drop_below(self.claimed);
     }
 
-    fn take_early(&mut self, event: Event, effects: &mut Vec<Effect>) {
-        let at = match &event.id {
+    fn take_early(&mut self, event: Event, logged: bool, effects: &mut Vec<Effect>) {
+        let (fence, number) = match &event.id {
             EventId::Transition {
                 era,
                 shard,
@@ -335,13 +346,13 @@ impl ShardFeed {
                 return;
             }
         };
-        let told = at.0 == self.fence && at.1 <= self.number;
-        if told || at.0 < self.claimed || self.waiting.contains_key(&at) {
+        let told = fence == self.fence && number <= self.number;
+        if told || fence < self.claimed || self.waiting.contains(fence, number) {
             self.stats.early_stale += 1;
         } else if self.waiting.len() >= self.config.early_waiting_max {
             self.stats.early_overflow += 1;
         } else {
-            self.waiting.insert(at, event);
+            self.waiting.insert(fence, number, event, logged);
             self.pass_on(effects);
         }
     }
@@ -352,24 +363,26 @@ impl ShardFeed {
             return;
         }
         let mut told = false;
-        while let Some(entry) = self.waiting.first_entry() {
-            let (fence, number) = *entry.key();
+        while let Some((fence, number, event)) = self.waiting.first() {
             if fence != self.fence || number > self.number + 1 {
                 break;
             }
-            if number <= self.number {
-                entry.remove();
-                self.stats.early_stale += 1;
-                continue;
-            }
-            let channel = &entry.get().channel;
-            if self.overlay.len() >= self.config.early_channels_max
-                && !self.overlay.contains(channel)
-            {
+            let before = self.overlay.told(&event.channel);
+            if before.is_none() && self.overlay.len() >= self.config.early_channels_max {
                 self.stats.early_overflow += 1;
                 break;
             }
-            let event = entry.remove();
+            let (event, logged) = self.waiting.pop_first().expect("I1: there is a first");
+            if number <= self.number {
+                self.stats.early_stale += 1;
+                continue;
+            }
+            self.number = number;
+            // The second half of a pair whose first half was dropped (R7) and never told here.
+            if before.unwrap_or(logged) == event.active {
+                self.stats.early_stale += 1;
+                continue;
+            }
             self.tell_early(event, number);
             told = true;
         }
@@ -379,7 +392,6 @@ impl ShardFeed {
     }
 
     fn tell_early(&mut self, event: Event, number: u64) {
-        self.number = number;
         self.overlay.tell(number, &event.channel, event.active);
         let event = Arc::new(WatchEvent {
             shard: self.origin.shard,
@@ -407,9 +419,8 @@ impl ShardFeed {
         self.overlay = Overlay::default();
         self.kept.clear();
         self.kept_lost = 0;
-        self.waiting = self.waiting.split_off(&(self.claimed, 0));
+        self.waiting.clear();
         effects.push(Effect::Wake);
-        self.pass_on(effects);
     }
 }
 
@@ -421,7 +432,7 @@ impl Stage for ShardFeed {
         match input {
             Input::Logged(logged) => self.take_entry(logged, effects),
             Input::Advanced(position) => self.position = self.position.max(position),
-            Input::Early(event) => self.take_early(event, effects),
+            Input::Early { event, logged } => self.take_early(event, logged, effects),
             Input::Jumped(start) => self.jump(start, effects),
         }
         if cfg!(debug_assertions) {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use headcount_feed::{Config, Input};
+use headcount_feed::Config;
 use headcount_model::{EventId, EventKind, EventKinds, Position, WatchFilter, WatchItem};
 use proptest::prelude::*;
 
@@ -91,7 +91,7 @@ fn ops(trims: bool) -> impl Strategy<Value = Vec<Op>> {
         12 => (region.clone(), channel.clone()).prop_map(|(region, channel)| Op::Flip { region, channel }),
         2 => (region.clone(), channel.clone(), 0..4_usize)
             .prop_map(|(region, channel, which)| Op::FlipDeposed { region, channel, which }),
-        2 => (region.clone(), channel.clone()).prop_map(|(region, channel)| Op::Drop { region, channel }),
+        5 => (region.clone(), channel.clone()).prop_map(|(region, channel)| Op::Drop { region, channel }),
         6 => (region.clone(), 1..4_usize).prop_map(|(region, count)| Op::Ship { region, count }),
         3 => region.clone().prop_map(|region| Op::Settle { region }),
         2 => (region, 1..3_usize).prop_map(|(region, chunk)| Op::Expire { region, chunk }),
@@ -147,14 +147,14 @@ fn play(ops: Vec<Op>, config: Config) -> World {
         world.log.commit();
     }
     for op in ops {
-        perform(&mut world, op);
+        perform(&mut world, &op);
     }
     world.quiesce();
     world
 }
 
-fn perform(world: &mut World, op: Op) {
-    match op {
+fn perform(world: &mut World, op: &Op) {
+    match *op {
         Op::Claim { region, tail_max } => world.claim(region, tail_max),
         Op::Flip { region, channel: n } => world.flip(region, &channel(n), None),
         Op::FlipDeposed {
@@ -200,12 +200,12 @@ fn perform(world: &mut World, op: Op) {
                 world.nodes[node].early.remove(which)
             };
             if !lost {
-                world.step(node, Input::Early(event));
+                world.hear(node, event);
             }
         }
         Op::AllEarly { node } => {
             for event in std::mem::take(&mut world.nodes[node].early) {
-                world.step(node, Input::Early(event));
+                world.hear(node, event);
             }
         }
         Op::Restart { node } => world.restart(node),
@@ -340,7 +340,7 @@ fn check_nothing_missed(world: &World, watcher: &Watcher) -> Result<(), TestCase
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500,
+    #![proptest_config(ProptestConfig {
         failure_persistence: None,
         max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 

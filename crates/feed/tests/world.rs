@@ -470,6 +470,16 @@ impl World {
             .step(Now::default(), input, &mut Vec::new());
     }
 
+    /// An early transition reaches a node.
+    pub(crate) fn hear(&mut self, node: usize, event: Event) {
+        let Node {
+            region, applied, ..
+        } = self.nodes[node];
+        let state = &self.log.states[usize::try_from(applied).unwrap()][region];
+        let logged = state.active.contains(&event.channel);
+        self.step(node, Input::Early { event, logged });
+    }
+
     pub(crate) fn apply(&mut self, node: usize, count: u64) {
         for _ in 0..count {
             let at = usize::try_from(self.nodes[node].applied).unwrap();
@@ -603,18 +613,26 @@ impl World {
             self.apply(node, u64::MAX);
         }
         for watcher in 0..self.watchers.len() {
+            let node = self.watchers[watcher].node;
             for _ in 0..200 {
                 self.read(watcher, 8);
-                if matches!(
-                    self.watchers[watcher].told.last(),
-                    Some(WatchItem::End { .. })
-                ) {
-                    let node = self.watchers[watcher].node;
+                let this = &self.watchers[watcher];
+                let last = this.told.last();
+                if matches!(last, Some(WatchItem::End { .. })) {
                     self.resume(watcher, node, 0);
+                } else if this.subscription.is_caught_up(&self.nodes[node].feed)
+                    && matches!(last, Some(WatchItem::Position { .. }))
+                {
+                    break;
                 }
             }
             let this = &self.watchers[watcher];
-            assert!(this.subscription.is_caught_up(&self.nodes[this.node].feed));
+            assert!(this.subscription.is_caught_up(&self.nodes[node].feed));
+            let cursor = Cursor::from_token(cursor_of(this.told.last().unwrap())).unwrap();
+            assert_eq!(
+                cursor.shards[&SHARD].early, None,
+                "the log has everything that was told"
+            );
         }
     }
 }
