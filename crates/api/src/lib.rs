@@ -1,2 +1,81 @@
-//! Public HTTP: REST and server-sent events.
+//! Public HTTP: REST and server-sent events on one port of every node.
+//!
+//! ```text
+//! edge ──▶ gateway ──▶ region ──▶ gossip ──▶ coordinator ──▶ feed ──▶ API ──▶ people and programs
+//! ```
+//!
+//! A shell without decisions of its own: it reads requests, asks `access` whether they may be, asks
+//! the node through [`ports`], and writes the contract's answers. What is decided here is how
+//! things look on the wire, in small pure modules with their own tests: names in paths (`path`),
+//! pages, cursors and links (`page`), formats (`format`), versions (`version`), event blocks
+//! (`sse`), and one table of public error codes ([`CODES`]).
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /channels/{id}` | `ChannelDetails` of the channel's global state; `consistency=strong` asks the coordinator. Reading never activates. `[?params]` is ignored, `[meta]…` is inactive with zeros |
+//! | `GET /channels` | a page of the sorted walk over active channels: `limit`, `prefix`, `by`, `cursor`, links |
+//! | `GET /events` | lifecycle events as server-sent events: `prefix`, `kinds`, `cursor` or `Last-Event-ID` |
+//! | `GET /time` | `[milliseconds since the epoch]` |
+//! | `POST /keys/{keyName}/requestToken` | a token, 201 |
+//!
+//! Answers are JSON or MessagePack (`Accept`, else `format=`), errors included. A credential comes
+//! as Basic, Bearer, or in the query as `key`, `access_token` or `accessToken`. `X-Request-Id`
+//! names the request in the answer and in the node's log; `request_id=` chooses it.
+//!
+//! # Freshness
+//!
+//! A read is answered from a replica's memory, so it says what it rests on. Status and enumeration
+//! carry:
+//!
+//! * `Headcount-Source`: `region/node` of the replica that answered.
+//! * `Headcount-Age-Ms`: how old the replica's knowledge is, the time since it last heard from the
+//!   coordinator; of several replicas, the oldest. 0 for a strong read.
+//! * `Headcount-Unheard-Regions`: regions of which nothing is heard at present, separated by commas,
+//!   so that their share of the counts may be out of date. Absent if all are heard.
+//!
+//! Metachannels are answered by the node itself and carry none of them.
+//!
+//! # Event streams
+//!
+//! Each event is a block with `event:` its name and `data:` `{id, name, timestamp, data}`, where
+//! `data` is the contract's `ChannelDetails` and `id` is the same for the same fact on every node.
+//! `id:` is the resume point; of events that came together only the last has one, so that who is
+//! cut off in between gets them again. `event: gap` says that events are missing and how to
+//! re-sync, `event: end` that the node ends the stream, and why. A quiet stream carries comments.
+//! The stream needs the capability `subscribe` on `[meta]channel.lifecycle`.
+//!
+//! # Bounds
+//!
+//! Everything that a client can make large or slow has a bound in [`Config`], an error of its own
+//! where there is still somebody to tell, and a reason in the metric `api_rejected_total`.
+//!
+//! # Driver's duties
+//!
+//! 1. Bind the listener; [`serve`] takes it, and anything that resolves as the shutdown.
+//! 2. Implement [`ports`]; keep watches bounded.
+//! 3. Install recorders for metrics and traces before; this crate names both by `api`.
+//!
+//! What it does not do: TLS, rate limits, and anything about channels that the node does not say.
+
+mod body;
+mod config;
+mod connection;
+mod credentials;
+mod events;
+mod exchange;
+mod format;
+mod page;
+mod path;
+mod percent;
 pub mod ports;
+mod problem;
+mod query;
+mod routes;
+mod server;
+mod sse;
+mod telemetry;
+mod version;
+
+pub use config::Config;
+pub use problem::{CODES, Code};
+pub use server::serve;

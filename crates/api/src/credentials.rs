@@ -1,0 +1,46 @@
+//! Where a request carries its credential, and what becomes of it.
+
+use headcount_access::{AccessError, Credential, Presented, authenticate as judge};
+use http::{HeaderMap, header};
+
+use crate::problem::Problem;
+use crate::query::Query;
+use crate::routes::Shared;
+
+/// Authenticates a request by its `Authorization` header, else by the parameter `key`, else by
+/// `access_token` or `accessToken`.
+///
+/// # Errors
+/// What access says, or 40101 if there is no credential at all.
+pub(crate) fn authenticate(
+    shared: &Shared,
+    headers: &HeaderMap,
+    query: &Query,
+) -> Result<Credential, Problem> {
+    let presented = match headers.get(header::AUTHORIZATION) {
+        Some(value) => {
+            let text = value.to_str().map_err(|_| AccessError::UnreadableKey)?;
+            Presented::from_authorization(text)?
+        }
+        None => from_query(query).ok_or(AccessError::NoCredentials)?,
+    };
+    if presented.is_key() && !shared.config.basic_over_plain_http {
+        return Err(AccessError::BasicOverPlainHttp.into());
+    }
+    let access = &shared.ports.access;
+    let credential = judge(&access.apps(), presented, shared.ports.clock.wall().0)?;
+    access.check(&credential)?;
+    Ok(credential)
+}
+
+fn from_query(query: &Query) -> Option<Presented<'_>> {
+    let token = || {
+        query
+            .given("access_token")
+            .or_else(|| query.given("accessToken"))
+    };
+    query
+        .given("key")
+        .map(Presented::KeyParam)
+        .or_else(|| token().map(Presented::TokenParam))
+}

@@ -1,0 +1,327 @@
+//! A node in memory: what [`headcount_api::ports`] asks for, and a listener on it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt as _, StreamExt as _};
+use headcount_access::{AccessError, AppSpec, Apps, Credential, KeySpec, Revocations, Secret};
+use headcount_api::Config;
+use headcount_api::ports::{
+    Access, Clock, Directory, Entropy, Freshness, ListItem, ListQuery, ListRead, Ports, ReadError,
+    ReadLevel, Source, StatusRead,
+};
+use headcount_model::{
+    ChannelKey, ChannelStatus, CursorError, Era, Event, EventId, EventKind, Modes, NodeId,
+    Occupancy, Position, RegionName, ShardId, Timestamp, WatchError, WatchEvent, WatchFilter,
+    WatchItem,
+};
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::client::{Answer, ask};
+
+/// A moment in 2025.
+pub(crate) const NOW_MS: u64 = 1_760_000_000_000;
+
+/// The header line of a key.
+pub(crate) fn basic(key: &str) -> String {
+    format!("authorization: Basic {}", STANDARD.encode(key))
+}
+
+/// The header line of the key that may do everything.
+pub(crate) fn root() -> String {
+    basic("dev.root:root-secret")
+}
+
+/// How reads go.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Mood {
+    /// They are answered.
+    #[default]
+    Well,
+    /// They fail.
+    Failing(ReadError),
+    /// They never end.
+    Hanging,
+    /// They panic.
+    Panicking,
+}
+
+/// What the node knows. Shared by the test and the listener.
+#[derive(Debug)]
+pub(crate) struct World {
+    channels: Mutex<BTreeMap<ChannelKey, Occupancy>>,
+    pub(crate) mood: Mutex<Mood>,
+    pub(crate) freshness: Mutex<Freshness>,
+    /// Most items that a list gives at once, to make short pages.
+    pub(crate) page_max: Mutex<usize>,
+    items: watch::Sender<Vec<WatchItem>>,
+    pub(crate) filters: Mutex<Vec<WatchFilter>>,
+    pub(crate) levels: Mutex<Vec<ReadLevel>>,
+    pub(crate) revocations: Mutex<Revocations>,
+    randoms: Mutex<u8>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            channels: Mutex::default(),
+            mood: Mutex::default(),
+            freshness: Mutex::new(Freshness {
+                source: source(),
+                age: Duration::from_millis(7),
+                unheard: Vec::new(),
+            }),
+            page_max: Mutex::new(usize::MAX),
+            items: watch::channel(Vec::new()).0,
+            filters: Mutex::default(),
+            levels: Mutex::default(),
+            revocations: Mutex::new(Revocations::new(10)),
+            randoms: Mutex::default(),
+        }
+    }
+
+    /// Makes a channel active with so many plain attachments.
+    pub(crate) fn attach(&self, app: &str, name: &str, attachments: usize) {
+        let occupancy = (0..attachments).map(|_| Modes::DEFAULT.occupancy()).sum();
+        let key = ChannelKey::new(app, name).unwrap();
+        self.channels.lock().unwrap().insert(key, occupancy);
+    }
+
+    /// Tells watchers something. The cursor after the n-th item is `c` and n.
+    pub(crate) fn tell(&self, item: impl FnOnce(String) -> WatchItem) {
+        self.items.send_modify(|items| {
+            let cursor = format!("c{}", items.len() + 1);
+            items.push(item(cursor));
+        });
+    }
+
+    /// Tells watchers that these channels opened.
+    pub(crate) fn tell_opened(&self, names: &[&str]) {
+        let events = names.iter().map(|name| Arc::new(opened(name))).collect();
+        self.tell(|cursor| WatchItem::Events { events, cursor });
+    }
+
+    fn mood<T: Send + 'static>(
+        &self,
+        answer: Result<T, ReadError>,
+    ) -> BoxFuture<'_, Result<T, ReadError>> {
+        match self.mood.lock().unwrap().clone() {
+            Mood::Well => std::future::ready(answer).boxed(),
+            Mood::Failing(error) => std::future::ready(Err(error)).boxed(),
+            Mood::Hanging => std::future::pending().boxed(),
+            Mood::Panicking => async { panic!("as the test wants") }.boxed(),
+        }
+    }
+}
+
+fn opened(name: &str) -> WatchEvent {
+    let position = Position {
+        index: name.len() as u64,
+        ordinal: 0,
+    };
+    let shard = ShardId(3);
+    WatchEvent {
+        shard,
+        position: Some(position),
+        event: Event {
+            id: EventId::Log {
+                era: Era(1),
+                shard,
+                position,
+            },
+            kind: EventKind::Opened,
+            channel: ChannelKey::new("dev", name).unwrap(),
+            at: Timestamp(NOW_MS),
+            region: RegionName::new("eu-west-1").unwrap(),
+            is_global_master: true,
+            active: true,
+            occupancy: Modes::DEFAULT.occupancy(),
+        },
+    }
+}
+
+fn source() -> Source {
+    Source {
+        region: RegionName::new("us-east-1").unwrap(),
+        node: NodeId(4),
+    }
+}
+
+fn coordinator() -> RegionName {
+    RegionName::new("ap-southeast-1").unwrap()
+}
+
+impl Directory for World {
+    fn status(
+        &self,
+        channel: ChannelKey,
+        level: ReadLevel,
+    ) -> BoxFuture<'_, Result<StatusRead, ReadError>> {
+        self.levels.lock().unwrap().push(level);
+        let known = self.channels.lock().unwrap().get(&channel).copied();
+        self.mood(Ok(StatusRead {
+            status: ChannelStatus::new(known.is_some(), known.unwrap_or_default()),
+            coordinator: coordinator(),
+            freshness: self.freshness.lock().unwrap().clone(),
+        }))
+    }
+
+    fn list(&self, query: ListQuery) -> BoxFuture<'_, Result<ListRead, ReadError>> {
+        let channels = self.channels.lock().unwrap();
+        let page_max = *self.page_max.lock().unwrap();
+        let mut found = channels.iter().filter(|(key, _)| {
+            let after = query.after.as_ref().is_none_or(|after| key.name > *after);
+            key.app == query.app && key.name.as_str().starts_with(&query.prefix) && after
+        });
+        let items: Vec<ListItem> = found
+            .by_ref()
+            .take(query.limit.min(page_max))
+            .map(|(key, occupancy)| ListItem {
+                name: key.name.clone(),
+                value: query
+                    .with_values
+                    .then(|| (ChannelStatus::new(true, *occupancy), coordinator())),
+            })
+            .collect();
+        let more = found.next().is_some();
+        let next = items.last().filter(|_| more).map(|item| item.name.clone());
+        let freshness = self.freshness.lock().unwrap().clone();
+        self.mood(Ok(ListRead {
+            items,
+            next,
+            freshness,
+        }))
+    }
+
+    fn watch(
+        &self,
+        filter: WatchFilter,
+        cursor: Option<String>,
+    ) -> BoxFuture<'_, Result<BoxStream<'static, WatchItem>, WatchError>> {
+        self.filters.lock().unwrap().push(filter);
+        let receiver = self.items.subscribe();
+        let start = match cursor {
+            None => Ok(receiver.borrow().len()),
+            Some(token) => token
+                .strip_prefix('c')
+                .and_then(|number| number.parse().ok())
+                .ok_or(WatchError::Cursor(CursorError::Damaged)),
+        };
+        let started = start.map(|start| {
+            stream::unfold((receiver, start), |(mut receiver, at)| async move {
+                let item = receiver.wait_for(|items| items.len() > at).await.ok()?[at].clone();
+                Some((item, (receiver, at + 1)))
+            })
+            .boxed()
+        });
+        std::future::ready(started).boxed()
+    }
+}
+
+impl Access for World {
+    fn apps(&self) -> Arc<Apps> {
+        let key = |id: &str, capability: &str| KeySpec {
+            id: id.to_owned(),
+            secret: Secret::new(format!("{id}-secret")),
+            capability: capability.to_owned(),
+            enabled: true,
+        };
+        let keys = vec![
+            key("root", r#"{"[*]*":["*"]}"#),
+            key("nometa", r#"{"*":["*"]}"#),
+            key("meta", r#"{"[meta]*":["subscribe","history"]}"#),
+            key("rooms", r#"{"room:*":["channel-metadata"]}"#),
+            key("mute", r#"{"*":["publish"]}"#),
+        ];
+        let other = vec![key("root", r#"{"[*]*":["*"]}"#)];
+        let app = |id: &str, keys| AppSpec {
+            id: id.to_owned(),
+            keys,
+        };
+        Arc::new(Apps::new(vec![app("dev", keys), app("other", other)]).unwrap())
+    }
+
+    fn check(&self, credential: &Credential) -> Result<(), AccessError> {
+        self.revocations.lock().unwrap().check(credential)
+    }
+}
+
+impl Clock for World {
+    fn wall(&self) -> Timestamp {
+        Timestamp(NOW_MS)
+    }
+}
+
+impl Entropy for World {
+    fn bytes(&self) -> [u8; 16] {
+        let mut next = self.randoms.lock().unwrap();
+        *next = next.wrapping_add(1);
+        [*next; 16]
+    }
+}
+
+/// A listener on a node in memory.
+pub(crate) struct Node {
+    pub(crate) world: Arc<World>,
+    pub(crate) address: SocketAddr,
+    shutdown: Option<oneshot::Sender<()>>,
+    served: JoinHandle<()>,
+}
+
+impl Node {
+    pub(crate) async fn start() -> Self {
+        Self::with(Config::default()).await
+    }
+
+    pub(crate) async fn with(config: Config) -> Self {
+        let world = Arc::new(World::new());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let ports = Ports {
+            directory: world.clone(),
+            access: world.clone(),
+            clock: world.clone(),
+            entropy: world.clone(),
+            source: source(),
+        };
+        let (shutdown, stopped) = oneshot::channel();
+        let stopped = async move {
+            let _gone = stopped.await;
+        };
+        let served = tokio::spawn(headcount_api::serve(config, listener, ports, stopped));
+        Self {
+            world,
+            address,
+            shutdown: Some(shutdown),
+            served,
+        }
+    }
+
+    /// Begins the shutdown.
+    pub(crate) fn shut_down(&mut self) {
+        let _gone = self.shutdown.take().map(|shutdown| shutdown.send(()));
+    }
+
+    /// Waits for the end of the listener.
+    pub(crate) async fn ended(self) {
+        self.served.await.unwrap();
+    }
+
+    /// Asks with the root key.
+    pub(crate) async fn get(&self, target: &str) -> Answer {
+        self.get_as(&root(), target).await
+    }
+
+    /// Asks with this header line.
+    pub(crate) async fn get_as(&self, header: &str, target: &str) -> Answer {
+        ask(self.address, "GET", target, &[header], b"").await
+    }
+}
