@@ -179,7 +179,11 @@ pub enum RefusalReason {
     #[error("modes: {0} has bits that are no mode; the modes are 1, 2, 4, 8, 16 and 32")]
     Modes(u32),
     /// A count above its bound.
-    #[error("occupancy: {} {category} are above the bound of {}", .count, crate::COUNT_MAX, category = .category.as_str())]
+    #[error(
+        "occupancy: {count} {} are above the bound of {}",
+        .category.as_str(),
+        crate::COUNT_MAX
+    )]
     Count {
         /// Of what.
         category: Category,
