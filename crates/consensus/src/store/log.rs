@@ -49,8 +49,6 @@ pub(super) struct Log {
     ledger: Ledger,
     /// Bytes of each segment, the newest one's as of its last frame.
     sizes: BTreeMap<u64, u64>,
-    /// The newest segment whose checkpoint is durable.
-    checkpoint: u64,
     buffer: Vec<u8>,
 }
 
@@ -123,7 +121,6 @@ impl Log {
             saved: durable,
             ledger: Ledger::default(),
             sizes: BTreeMap::from([(1, durable.offset)]),
-            checkpoint: 1,
             buffer: Vec::new(),
         })
     }
@@ -201,12 +198,6 @@ impl Log {
             saved: durable,
             ledger,
             sizes,
-            // The newest segment may not have its first frame yet.
-            checkpoint: if end > FILE_HEADER as u64 {
-                newest
-            } else {
-                floor.first_segment
-            },
             buffer: Vec::new(),
         })
     }
@@ -237,7 +228,6 @@ impl Log {
         let bytes = self.append()?;
         self.file.sync()?;
         self.mark_durable();
-        self.checkpoint = segment;
         for record in records {
             self.ledger.apply(record, segment);
         }
@@ -273,13 +263,14 @@ impl Log {
         Ok(())
     }
 
-    /// Removes the segments at the old end that hold nothing that is needed.
+    /// Removes the segments at the old end that hold nothing that is needed. Called after a commit,
+    /// so that the newest segment begins with a durable checkpoint.
     pub(super) fn reclaim(&mut self) -> io::Result<()> {
         let needed = self
             .ledger
             .oldest_live()
             .unwrap_or(u64::MAX)
-            .min(self.checkpoint);
+            .min(self.durable.segment);
         let first = self.durable.first_segment;
         if needed <= first {
             return Ok(());
@@ -298,7 +289,7 @@ impl Log {
     pub(super) fn to_rewrite(&self, max_bytes: u64) -> Vec<(u64, u64)> {
         let bound = 2 * self.ledger.live_bytes() + 3 * self.segment_bytes;
         let oldest = self.durable.first_segment;
-        if self.bytes() <= bound || oldest >= self.checkpoint {
+        if self.bytes() <= bound || oldest >= self.durable.segment {
             return Vec::new();
         }
         self.ledger.entries_in(oldest, max_bytes)

@@ -77,9 +77,6 @@ mod kind {
     pub(super) const JOURNAL: u8 = 9;
 }
 
-/// What stands for "no index" in a truncation.
-const NOTHING: u64 = u64::MAX;
-
 impl Record {
     /// About how many bytes the record takes, for the bounds of queue and batch.
     pub(super) fn weight(&self) -> usize {
@@ -117,7 +114,8 @@ impl Record {
             }
             Self::Truncate { group, keep } => {
                 begin(out, kind::TRUNCATE, *group);
-                put(out, keep.unwrap_or(NOTHING));
+                put(out, keep.unwrap_or(0));
+                out.push(u8::from(keep.is_some()));
             }
             Self::Purge { group, upto } => {
                 begin(out, kind::PURGE, *group);
@@ -180,7 +178,7 @@ impl Record {
                 let keep = fields.u64()?;
                 Self::Truncate {
                     group: owner,
-                    keep: (keep != NOTHING).then_some(keep),
+                    keep: (fields.u8()? == 1).then_some(keep),
                 }
             }
             kind::PURGE => {
@@ -253,7 +251,7 @@ mod tests {
             },
             Record::Truncate {
                 group: 2,
-                keep: Some(0),
+                keep: Some(u64::MAX),
             },
             Record::Truncate {
                 group: 2,

@@ -17,7 +17,7 @@ use super::journal::{self, Journals};
 use super::mailbox::Mailbox;
 use super::record::Record;
 use super::slots::Slots;
-use super::snapshot::SnapshotInfo;
+use super::snapshot::SnapshotFile;
 use super::{Done, LogRecord, Mark, StoreConfig, StoreError, StoreStats};
 
 /// An operation on its way to the log.
@@ -40,7 +40,7 @@ impl std::fmt::Debug for Op {
     }
 }
 
-/// Work for the helper: files other than the log.
+/// Work on files other than the log, for the second worker.
 pub(super) struct Job(pub(super) Box<dyn FnOnce() + Send>);
 
 impl std::fmt::Debug for Job {
@@ -64,7 +64,7 @@ pub(super) struct Group {
     pub(super) entries: Slots<LogRecord>,
     pub(super) vote: Option<Bytes>,
     pub(super) committed: Option<Bytes>,
-    pub(super) snapshot: Option<Arc<SnapshotInfo>>,
+    pub(super) snapshot: Option<Arc<SnapshotFile>>,
 }
 
 impl Group {
@@ -173,7 +173,7 @@ impl State {
     }
 
     /// Drops the group and gives what has to be removed with it.
-    pub(super) fn drop_group(&mut self, group: u64) -> Option<Arc<SnapshotInfo>> {
+    pub(super) fn drop_group(&mut self, group: u64) -> Option<Arc<SnapshotFile>> {
         self.dropped.insert(group);
         self.late.remove(&group);
         let mut gone = self.groups.remove(&group)?;
@@ -242,7 +242,7 @@ pub(super) struct Shared {
     journals: Mutex<Journals>,
     /// Operations for the writer, in order.
     pub(super) queue: Mailbox<Op>,
-    /// Work for the helper, in order.
+    /// Work for the file worker, in order.
     pub(super) jobs: Mailbox<Job>,
     /// Bytes that may still enter the queue.
     room: Arc<Semaphore>,
@@ -255,7 +255,7 @@ pub(super) struct Shared {
     next_snapshot: AtomicU64,
 }
 
-/// The number of workers: writer and helper.
+/// The number of workers: the writer and the file worker.
 const WORKERS: u8 = 2;
 
 impl Shared {
@@ -451,7 +451,7 @@ impl Shared {
         }
     }
 
-    /// Has the helper do something and waits for it.
+    /// Has the file worker do something and waits for it.
     pub(super) async fn run<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Arc<Self>) -> Result<T, StoreError> + Send + 'static,
@@ -469,7 +469,7 @@ impl Shared {
         }
     }
 
-    /// Has the helper remove a file that is not needed. If it does not come to it, the next opening
+    /// Has the file worker remove a file that is not needed. If it does not come to it, the next opening
     /// does.
     pub(super) fn remove_later(self: &Arc<Self>, path: String) {
         let disk = Arc::clone(&self.disk);
@@ -482,7 +482,7 @@ impl Shared {
     }
 
     /// Makes a durable snapshot the group's present one.
-    pub(super) fn install_snapshot(self: &Arc<Self>, group: u64, info: Arc<SnapshotInfo>) {
+    pub(super) fn install_snapshot(self: &Arc<Self>, group: u64, info: Arc<SnapshotFile>) {
         let former = match self.state().group(group) {
             Ok(state) => state.snapshot.replace(info),
             // Dropped while this was written.
@@ -506,7 +506,7 @@ impl Shared {
         self.journals().restart(self, shard, first_index, done);
     }
 
-    /// Begins to close the store: the helper finishes what it has, makes the journals durable and
+    /// Begins to close the store: the file worker finishes what it has, makes the journals durable and
     /// then lets the writer finish.
     pub(super) fn close(self: &Arc<Self>) {
         {

@@ -15,7 +15,7 @@ use super::disk::{Disk, DiskFile};
 use super::frame::{FILE_HEADER, FRAME_HEADER, Fault, FileHeader, FileKind, put_frame, read_frame};
 use super::log::{io, list};
 use super::record::Record;
-use super::shared::Shared;
+use super::shared::{Shared, State};
 use super::{JournalStep, OpenError, StoreError};
 
 /// The directory of the snapshots.
@@ -36,7 +36,7 @@ fn parse(name: &str) -> Option<(u64, u64)> {
 
 /// A durable snapshot's file. Stays open, so that it can be read after it was replaced.
 #[derive(Debug)]
-pub(super) struct SnapshotInfo {
+pub(super) struct SnapshotFile {
     pub(super) path: String,
     file: Arc<dyn DiskFile>,
     seed: u32,
@@ -53,7 +53,7 @@ pub(super) fn open(
     disk: &dyn Disk,
     store: u64,
     named: &BTreeMap<u64, u64>,
-) -> Result<(BTreeMap<u64, Arc<SnapshotInfo>>, u64), OpenError> {
+) -> Result<(BTreeMap<u64, Arc<SnapshotFile>>, u64), OpenError> {
     for name in list(disk, DIR)? {
         let unnamed = |(group, number)| named.get(&group) != Some(&number);
         if parse(&name).map_or(name.ends_with(".tmp"), unnamed) {
@@ -71,7 +71,7 @@ pub(super) fn open(
     ))
 }
 
-fn load(disk: &dyn Disk, store: u64, group: u64, number: u64) -> Result<SnapshotInfo, OpenError> {
+fn load(disk: &dyn Disk, store: u64, group: u64, number: u64) -> Result<SnapshotFile, OpenError> {
     let path = path(group, number);
     let file = disk.open(&path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => OpenError::Missing {
@@ -121,7 +121,7 @@ fn load(disk: &dyn Disk, store: u64, group: u64, number: u64) -> Result<Snapshot
         Ok((meta, frames, chunk_bytes))
     };
     let (meta, frames, chunk_bytes) = read().map_err(|fault: Fault| fault.within(&path))?;
-    Ok(SnapshotInfo {
+    Ok(SnapshotFile {
         path,
         file,
         seed,
@@ -135,7 +135,7 @@ fn load(disk: &dyn Disk, store: u64, group: u64, number: u64) -> Result<Snapshot
 /// A durable snapshot. Stays readable while it is held, even if a newer one takes its place.
 #[derive(Debug, Clone)]
 pub struct SnapshotReader {
-    pub(super) info: Arc<SnapshotInfo>,
+    pub(super) info: Arc<SnapshotFile>,
 }
 
 impl SnapshotReader {
@@ -286,13 +286,19 @@ impl SnapshotWriter {
             // If a crash comes before the next record, the journal begins later than it need.
             self.shared.restart_journal(shard, first_index, None);
         }
-        let shared = Arc::clone(&self.shared);
         let info = Arc::new(info);
+        let path = info.path.clone();
         let record = Record::Snapshot { group, number };
+        let shared = Arc::clone(&self.shared);
         let install = move || shared.install_snapshot(group, info);
-        self.shared
-            .submit_and_wait(record.weight(), |_| Ok(record), install)
-            .await
+        // A group that was dropped meanwhile must not come back.
+        let enter = |state: &mut State| state.group(group).map(|_| record.clone());
+        let weight = record.weight();
+        let result = self.shared.submit_and_wait(weight, enter, install).await;
+        if let Err(StoreError::Dropped { .. }) = &result {
+            self.shared.remove_later(path);
+        }
+        result
     }
 }
 
@@ -338,7 +344,7 @@ impl NewFile {
         Ok(())
     }
 
-    fn finish(mut self) -> io::Result<SnapshotInfo> {
+    fn finish(mut self) -> io::Result<SnapshotFile> {
         self.put(&[], END)?;
         let file = self
             .file
@@ -349,7 +355,7 @@ impl NewFile {
         self.shared.disk.rename(&self.aside(), &path)?;
         self.finished = true;
         self.shared.disk.sync_dir(DIR)?;
-        Ok(SnapshotInfo {
+        Ok(SnapshotFile {
             path,
             file,
             seed: self.header.seed(),

@@ -19,9 +19,9 @@ pub struct StoreStats {
     pub last_batch_operations: u64,
     /// Bytes of the last batch.
     pub last_batch_bytes: u64,
-    /// Duration of the last sync in microseconds.
+    /// Duration of the last batch's write and sync in microseconds.
     pub last_sync_micros: u64,
-    /// Longest sync so far in microseconds.
+    /// Longest write and sync of a batch so far in microseconds.
     pub max_sync_micros: u64,
     /// Operations that wait for the writer.
     pub queued_operations: u64,

@@ -22,13 +22,13 @@ const REWRITE_BYTES: u64 = 1 << 20;
 #[must_use = "a store whose driver does not run makes nothing durable"]
 pub struct StoreDriver {
     writer: Writer,
-    helper: Helper,
+    files: FileWorker,
 }
 
 impl StoreDriver {
     pub(super) fn new(shared: &Arc<Shared>, log: Log, lock: Box<dyn DiskLock>) -> Self {
         let lock: Arc<dyn DiskLock> = lock.into();
-        let helper = Helper {
+        let files = FileWorker {
             shared: Arc::clone(shared),
             lock: Arc::clone(&lock),
         };
@@ -41,21 +41,21 @@ impl StoreDriver {
             failed: false,
         };
         writer.publish(|_| {});
-        Self { writer, helper }
+        Self { writer, files }
     }
 
     /// Runs until the store is closed or has failed, in the caller's task. Blocks it for every sync.
     pub async fn run(self) {
-        let Self { writer, helper } = self;
-        tokio::join!(writer.run_in_task(), helper.run_in_task());
+        let Self { writer, files } = self;
+        tokio::join!(writer.run_in_task(), files.run_in_task());
     }
 
     /// Starts the two threads.
     pub(super) fn spawn(self) -> io::Result<()> {
-        let Self { writer, helper } = self;
+        let Self { writer, files } = self;
         let name = |name: &str| std::thread::Builder::new().name(name.to_owned());
         name("store-log").spawn(move || writer.run_in_thread())?;
-        name("store-files").spawn(move || helper.run_in_thread())?;
+        name("store-files").spawn(move || files.run_in_thread())?;
         Ok(())
     }
 }
@@ -83,12 +83,12 @@ fn guarded<T>(shared: &Shared, work: impl FnOnce() -> T) -> Option<T> {
 }
 
 #[derive(Debug)]
-struct Helper {
+struct FileWorker {
     shared: Arc<Shared>,
     lock: Arc<dyn DiskLock>,
 }
 
-impl Helper {
+impl FileWorker {
     fn ending(&self) -> Ending {
         Ending {
             shared: Arc::clone(&self.shared),

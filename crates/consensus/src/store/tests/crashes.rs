@@ -264,6 +264,7 @@ async fn the_floor_follows_within_its_interval() {
     let store = start(&disk, small());
     append(&store, 1, 1..2).await.unwrap();
     let before = disk.files()[floor::FILE].clone();
+    // allow-sleep: time is paused, and this is the time that the floor may take
     tokio::time::sleep(StoreConfig::default().floor_interval * 2).await;
     let files = disk.files();
     assert_ne!(files[floor::FILE], before);

@@ -160,6 +160,30 @@ async fn a_dropped_group_is_gone_for_ever() {
 }
 
 #[tokio::test]
+async fn a_snapshot_does_not_bring_a_dropped_group_back() {
+    let disk = MemoryDisk::new();
+    let store = start(&disk, small());
+    append(&store, 4, 1..3).await.unwrap();
+    let mut writer = store
+        .begin_snapshot(4, bytes("s"), JournalStep::None)
+        .unwrap();
+    writer.write(bytes("chunk")).await.unwrap();
+    store.drop_group(4).await.unwrap();
+    let error = writer.finish().await.unwrap_err();
+    assert!(matches!(error, StoreError::Dropped { group: 4 }), "{error}");
+    append(&store, 5, 1..3).await.unwrap();
+    store.close().await.unwrap();
+    let store = start(&disk, small());
+    assert_eq!(store.groups(), [5]);
+    assert!(
+        !disk
+            .files()
+            .keys()
+            .any(|path| path.starts_with(snapshot::DIR))
+    );
+}
+
+#[tokio::test]
 async fn facts_are_set_and_removed() {
     let disk = MemoryDisk::new();
     let store = start(&disk, small());
