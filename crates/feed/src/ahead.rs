@@ -77,6 +77,12 @@ impl Ahead {
         self.told.is_empty() && self.overflow.is_none()
     }
 
+    /// What was last told of the channel, if it is listed.
+    pub(crate) fn told(&self, channel: &ChannelKey) -> Option<bool> {
+        let last = self.told.iter().rfind(|told| told.channel == *channel);
+        last.map(|told| told.active)
+    }
+
     /// Notes a transition of a watched channel that is told now.
     pub(crate) fn tell(&mut self, number: u64, channel: &ChannelKey, active: bool) {
         if self.is_resolved() {
@@ -114,8 +120,7 @@ impl Ahead {
 
     /// Notes that the log says something else of the channel, and returns whether it is news.
     pub(crate) fn supersede(&mut self, channel: &ChannelKey, active: bool) -> bool {
-        let last = self.told.iter().rfind(|told| told.channel == *channel);
-        let news = last.is_none_or(|told| told.active != active);
+        let news = self.told(channel) != Some(active);
         self.told.retain(|told| told.channel != *channel);
         news
     }

@@ -39,6 +39,11 @@ impl Overlay {
         self.chains.get(channel).map(|chain| chain.told)
     }
 
+    /// What the log says of the channel, if it was told otherwise or more.
+    pub(crate) fn logged(&self, channel: &ChannelKey) -> Option<bool> {
+        self.chains.get(channel).map(|chain| chain.logged)
+    }
+
     /// Notes a transition that is told now. The first one of a channel flips what the log says:
     /// transitions come from the owner's state machine, whose base is the log (R11).
     pub(crate) fn tell(&mut self, number: u64, channel: &ChannelKey, active: bool) {

@@ -175,6 +175,11 @@ impl ShardFeed {
         (alive && self.kept_lost <= self.consumed).then_some(&self.kept)
     }
 
+    /// What the log says of a channel of which something kept was told.
+    pub(crate) fn logged(&self, channel: &ChannelKey) -> Option<bool> {
+        self.overlay.logged(channel)
+    }
+
     /// Asserts what must hold between steps.
     ///
     /// # Panics

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use headcount_model::{
-    ChannelKey, Cursor, Era, EventId, EventKind, Position, RegionName, ShardCursor, ShardId,
+    ChannelKey, Cursor, Era, Event, EventId, EventKind, Position, RegionName, ShardCursor, ShardId,
     TOLD_MAX, WatchEnd, WatchEvent, WatchFilter, WatchItem,
 };
 
@@ -537,6 +537,9 @@ impl Read<'_> {
     /// Follows the feed from its end on, if it can bring a subscriber that stands at `log` and was
     /// told `ahead` to what everybody was told there.
     fn join(&self, log: Position, ahead: Option<&Ahead>) -> Option<Live> {
+        if log != self.feed.position() {
+            return None;
+        }
         let kept = self.feed.joinable()?;
         let (fence, number) = self.feed.told_through();
         let told = match ahead {
@@ -546,15 +549,32 @@ impl Read<'_> {
                 (same && ahead.number <= number).then_some(ahead.number)?
             }
         };
-        let kept = kept.range(told.saturating_add(1)..).map(|(_, event)| event);
-        let backlog = kept
-            .filter(|event| self.tracks(&event.event.channel))
-            .cloned();
-        (log == self.feed.position()).then(|| Live {
+        let mut states: BTreeMap<&ChannelKey, bool> = BTreeMap::new();
+        let mut backlog = VecDeque::new();
+        for event in kept.range(told.saturating_add(1)..).map(|(_, event)| event) {
+            let WatchEvent {
+                event: Event {
+                    channel, active, ..
+                },
+                ..
+            } = event.as_ref();
+            if !self.tracks(channel) {
+                continue;
+            }
+            // Not the second half of a pair (R7) whose first half the log has passed already.
+            let before = states.get(channel).copied();
+            let before = before.or_else(|| ahead.and_then(|ahead| ahead.told(channel)));
+            let before = before.or_else(|| self.feed.logged(channel));
+            if before != Some(*active) {
+                states.insert(channel, *active);
+                backlog.push_back(event.clone());
+            }
+        }
+        Some(Live {
             offset: self.feed.ring().end(),
             corrected: 0,
             jumps: self.feed.jumps(),
-            backlog: backlog.collect(),
+            backlog,
             rolling_up: false,
         })
     }

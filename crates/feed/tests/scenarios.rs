@@ -229,6 +229,20 @@ fn the_other_half_of_a_dropped_pair_is_not_told() {
 }
 
 #[test]
+fn a_newcomer_is_not_told_the_other_half_of_a_dropped_pair() {
+    let mut world = settled(Config::default());
+    flip(&mut world, US, 0, Some(US_NODE));
+    flip(&mut world, US, 0, Some(US_NODE));
+    world.drop_pair(US, &channel(0));
+    world.ship(US, 1);
+    world.log.commit();
+    apply_all(&mut world);
+    let watcher = world.watch(US_NODE, WatchFilter::default());
+    world.read(watcher, 1);
+    assert_eq!(story(&world, watcher), [""; 0]);
+}
+
+#[test]
 fn a_newcomer_is_told_what_the_log_does_not_have_yet() {
     let mut world = settled(Config::default());
     flip(&mut world, US, 0, Some(US_NODE));
