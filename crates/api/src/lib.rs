@@ -12,11 +12,17 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `GET /channels/{id}` | `ChannelDetails` of the channel's global state; `consistency=strong` asks the coordinator. Reading never activates. `[?params]` is ignored, `[meta]…` is inactive with zeros |
-//! | `GET /channels` | a page of the sorted walk over active channels: `limit`, `prefix`, `by`, `cursor`, links |
-//! | `GET /events` | lifecycle events as server-sent events: `prefix`, `kinds`, `cursor` or `Last-Event-ID` |
+//! | `GET /channels/{id}` | the channel's global `ChannelDetails`; never activates it |
+//! | `GET /channels` | a page of the sorted walk over active channels, with links |
+//! | `GET /events` | lifecycle events as server-sent events |
 //! | `GET /time` | `[milliseconds since the epoch]` |
 //! | `POST /keys/{keyName}/requestToken` | a token, 201 |
+//!
+//! * A channel's id is everything between `/channels/` and a known verb at the end. `[?params]` in it
+//!   are dropped; `[meta]…` is inactive with zeros. `consistency=strong` asks the coordinator.
+//! * A list takes `limit` (1 to 1000, else 100), `prefix`, `by` (`id` or `value`; by default values
+//!   up to protocol version 2) and `cursor`. It lists metachannels only for a prefix with `[`.
+//! * Events take `prefix`, `kinds` (names separated by commas), and `Last-Event-ID` or `cursor`.
 //!
 //! Answers are JSON or MessagePack (`Accept`, else `format=`), errors included. A credential comes
 //! as Basic, Bearer, or in the query as `key`, `access_token` or `accessToken`. `X-Request-Id`

@@ -75,7 +75,8 @@ pub struct Freshness {
 pub struct StatusRead {
     /// Activity and counts; inactive with zeros for a channel that nobody ever used.
     pub status: ChannelStatus,
-    /// The region of the channel's coordinator, as far as the replica knows.
+    /// The region of the channel's coordinator: the last that the replica heard of, or the
+    /// replica's own if it never heard of any.
     pub coordinator: RegionName,
     /// What the answer rests on.
     pub freshness: Freshness,

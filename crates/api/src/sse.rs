@@ -14,7 +14,7 @@ pub(crate) struct Blocks(String);
 
 /// An event's data: what the contract calls a message, with the event's id.
 #[derive(Serialize)]
-struct EventData<'a> {
+struct EventFields<'a> {
     id: &'a str,
     name: &'a str,
     timestamp: Timestamp,
@@ -23,7 +23,7 @@ struct EventData<'a> {
 
 /// What a reader is told about events that are missing.
 #[derive(Serialize)]
-struct GapData<'a> {
+struct GapFields<'a> {
     shard: ShardId,
     #[serde(skip_serializing_if = "Option::is_none")]
     region: Option<&'a RegionName>,
@@ -33,7 +33,7 @@ struct GapData<'a> {
 
 /// What a reader is told about the end of the stream.
 #[derive(Serialize)]
-struct EndData<'a> {
+struct EndFields<'a> {
     reason: &'a str,
     message: &'a str,
 }
@@ -57,7 +57,7 @@ impl Blocks {
     /// interrupted reader must get all of them again, under the same ids.
     pub(crate) fn event(&mut self, event: &Event, cursor: Option<&str>) {
         let id = event.id.to_string();
-        let data = EventData {
+        let data = EventFields {
             id: &id,
             name: event.kind.as_str(),
             timestamp: event.at,
@@ -68,7 +68,7 @@ impl Blocks {
 
     /// Adds the notice that events are missing.
     pub(crate) fn gap(&mut self, shard: ShardId, region: Option<&RegionName>, cursor: &str) {
-        let data = GapData {
+        let data = GapFields {
             shard,
             region,
             message: GAP_MESSAGE,
@@ -79,7 +79,7 @@ impl Blocks {
 
     /// Adds the notice that the stream ends here.
     pub(crate) fn end(&mut self, reason: &str, message: &str, cursor: Option<&str>) {
-        self.block("end", cursor, &EndData { reason, message });
+        self.block("end", cursor, &EndFields { reason, message });
     }
 
     /// Adds a resume point without an event: readers remember it and their program sees nothing.
