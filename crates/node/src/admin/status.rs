@@ -1,0 +1,187 @@
+//! What operators are told of a cluster, as JSON.
+
+use headcount_model::control::{NodeState, Standing};
+use serde::{Deserialize, Serialize};
+
+/// What one node knows of its cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The node that answers; missing before it is a member.
+    pub answered_by: Option<u64>,
+    /// What was settled when the cluster was born; missing before.
+    pub cluster: Option<ClusterRow>,
+    /// By name.
+    pub regions: Vec<RegionRow>,
+    /// By id.
+    pub nodes: Vec<NodeRow>,
+    /// By id: those shards of which the node knows something.
+    pub shards: Vec<ShardRow>,
+    /// The group that decides about all of the above.
+    pub control: ControlRow,
+    /// Changes of the placement that are decided and not reached.
+    pub plan_pending: usize,
+}
+
+/// The cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterRow {
+    /// Its id, in hexadecimal.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// How many shards it has.
+    pub shards: u32,
+    /// The name of its timing profile.
+    pub timing: String,
+    /// How often it was recovered without its quorum.
+    pub era: u32,
+}
+
+/// A region.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegionRow {
+    /// Its name.
+    pub name: String,
+    /// Its share of coordinators, relative to the other regions'.
+    pub weight: u32,
+    /// How many nodes it has.
+    pub nodes: usize,
+    /// How many shards are led from it, as far as is known.
+    pub leaders: usize,
+    /// Whether a node of it holds a lease.
+    pub live: bool,
+}
+
+/// A node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRow {
+    /// Its id.
+    pub id: u64,
+    /// Where it is.
+    pub region: String,
+    /// Its failure domain inside the region; may be empty.
+    pub zone: String,
+    /// What the log says of it: `joining`, `live`, `draining`, `dead` or `removed`.
+    pub state: String,
+    /// What the control group's leader says of its lease: `live`, `suspect` or `dead`; missing if
+    /// the leader was not asked.
+    pub standing: Option<String>,
+    /// Which life of it.
+    pub incarnation: u64,
+    /// Where it is reached.
+    pub addresses: AddressesRow,
+    /// How many replicas are placed on it.
+    pub replicas: usize,
+    /// How many of them vote.
+    pub voters: usize,
+    /// How many shards it leads, as far as is known.
+    pub leaders: usize,
+    /// How long ago its lease was renewed, as the control group's leader knows; missing elsewhere.
+    pub lease_age_ms: Option<u64>,
+}
+
+/// Where a node's listeners are reached, each `host:port`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressesRow {
+    /// REST and server-sent events.
+    pub client: String,
+    /// gRPC for edges and watchers.
+    pub reporter: String,
+    /// gRPC for nodes.
+    pub peer: String,
+    /// Health, metrics and operators.
+    pub admin: String,
+}
+
+impl From<&headcount_model::control::Addresses> for AddressesRow {
+    fn from(addresses: &headcount_model::control::Addresses) -> Self {
+        Self {
+            client: addresses.client.clone(),
+            reporter: addresses.reporter.clone(),
+            peer: addresses.peer.clone(),
+            admin: addresses.admin.clone(),
+        }
+    }
+}
+
+/// A shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardRow {
+    /// Its id.
+    pub shard: u32,
+    /// Its coordinator, as far as is known.
+    pub leader: Option<LeaderRow>,
+    /// The term in which that is so.
+    pub term: u64,
+    /// Who speaks for each region.
+    pub owners: Vec<OwnerRow>,
+    /// Nodes whose replicas vote.
+    pub voters: Vec<u64>,
+    /// Nodes whose replicas only listen.
+    pub learners: Vec<u64>,
+    /// Index of the last entry that the answering node applied; missing without a replica.
+    pub applied: Option<u64>,
+    /// Index of the last entry that it knows to be committed; missing without a replica.
+    pub committed: Option<u64>,
+    /// How many channels are active, as the answering node's replica has it; missing without one.
+    pub channels: Option<usize>,
+}
+
+/// A leader.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderRow {
+    /// Its node.
+    pub node: u64,
+    /// That node's region.
+    pub region: String,
+}
+
+/// Who speaks for a region's shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnerRow {
+    /// The region.
+    pub region: String,
+    /// The owning node; missing while nobody may speak.
+    pub node: Option<u64>,
+    /// Under which fence.
+    pub fence: u64,
+    /// Whether its adoption is over, as the log has it.
+    pub settled: bool,
+}
+
+/// The control group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlRow {
+    /// Its leader, as far as is known.
+    pub leader: Option<LeaderRow>,
+    /// The term in which that is so.
+    pub term: u64,
+    /// Nodes whose replicas vote.
+    pub voters: Vec<u64>,
+    /// Nodes whose replicas only listen.
+    pub learners: Vec<u64>,
+    /// Index of the last entry that the answering node applied.
+    pub applied: u64,
+}
+
+/// Returns what [`NodeRow::state`] says.
+#[must_use]
+pub fn state_name(state: NodeState, draining: bool) -> &'static str {
+    match (state, draining) {
+        (NodeState::Joining, _) => "joining",
+        (NodeState::Live, false) => "live",
+        (NodeState::Live, true) => "draining",
+        (NodeState::Dead, _) => "dead",
+        (NodeState::Removed, _) => "removed",
+    }
+}
+
+/// Returns what [`NodeRow::standing`] says.
+#[must_use]
+pub fn standing_name(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Live => "live",
+        Standing::Suspect => "suspect",
+        Standing::Dead => "dead",
+    }
+}

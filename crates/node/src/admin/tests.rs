@@ -1,0 +1,1 @@
+//! Tests of the admin listener against an operator in memory.

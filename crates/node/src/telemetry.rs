@@ -1,0 +1,410 @@
+//! What a node tells about itself: the log's format, the recorder of metrics, and every metric of
+//! the node's own with its name, kind and help text in one place.
+//!
+//! Metrics are the process's: where several nodes share one, as in `headcount dev`, counters add
+//! up by themselves and gauges by [`Share`]s. There are no labels by channel.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use headcount_model::{EventKind, RegionName};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+/// Declares metrics: `kind name: "help";`. The identifier is the name told to recorders; it begins
+/// with its stage.
+macro_rules! metric {
+    ($($kind:ident $name:ident: $help:literal;)*) => {
+        $(
+            #[expect(non_upper_case_globals, reason = "spelt as it is exported")]
+            const $name: $kind = $kind(stringify!($name));
+        )*
+
+        /// Tells the installed recorder what each of the node's own metrics means.
+        fn describe_own() {
+            $($name.describe($help);)*
+        }
+
+        #[cfg(test)]
+        const NAMES: &[(&str, &str)] = &[$((stringify!($name), $help)),*];
+    };
+}
+
+metric! {
+    Counter gateway_items_total: "Items of edges that the gateway took";
+    Gauge gateway_registers_dirty: "Registers changed and not acknowledged by a regional owner";
+    Gauge gateway_sessions: "Sessions of edges that the gateway holds, broken ones included";
+    Gauge gateway_attachments: "Attachments that the gateway counts";
+    Histogram gateway_update_items: "Items in one update to a regional owner";
+    Counter region_adoptions_capped_total: "Adoptions that ended without some gateway's set";
+    Gauge region_shards_owned: "Shards that this node owns for its region";
+    Histogram gossip_batch_items: "Transitions and registers in one batch to a coordinator";
+    Counter gossip_transitions_total: "Transitions put into batches";
+    Counter gossip_registers_total: "Registers put into batches";
+    Gauge gossip_batches_in_flight: "Batches sent and not seen applied";
+    Counter gossip_batches_resent_total: "Batches that were sent again";
+    Counter gossip_transitions_dropped_total: "Transitions dropped in pairs while cut off (R7)";
+    Histogram gossip_lag_seconds: "Time from a batch's first sending to its application here";
+    Histogram coordinator_apply_lag_seconds: "Time from an entry's stamp to its application here";
+    Counter coordinator_events_total: "Events that the log decided, by kind, once per replica";
+    Gauge coordinator_leaders: "Shards led from the region, by region; sum it over all nodes";
+    Counter coordinator_commands_dropped_total: "Commands dropped by a full queue, to be resent";
+    Histogram feed_event_delay_seconds:
+        "Time from an event's cause to its telling here, by kind and path (early or log)";
+    Gauge feed_watchers: "Watchers that are being served, on all surfaces";
+    Counter feed_watchers_ended_total: "Watchers that the node ended, by reason";
+    Gauge node_mailbox_letters: "Letters waiting for the drivers of shards";
+    Counter node_letters_dropped_total: "Letters dropped by a full mailbox, to be resent";
+    Counter node_tasks_failed_total: "Tasks that ended unexpectedly, by task";
+}
+
+/// A metric that only rises.
+#[derive(Clone, Copy, Debug)]
+struct Counter(&'static str);
+
+/// A metric that goes up and down.
+#[derive(Clone, Copy, Debug)]
+struct Gauge(&'static str);
+
+/// A metric of which the distribution matters.
+#[derive(Clone, Copy, Debug)]
+struct Histogram(&'static str);
+
+impl Counter {
+    fn describe(self, help: &'static str) {
+        metrics::describe_counter!(self.0, help);
+    }
+
+    fn count(self, by: usize) {
+        metrics::counter!(self.0).increment(by as u64);
+    }
+}
+
+impl Gauge {
+    fn describe(self, help: &'static str) {
+        metrics::describe_gauge!(self.0, help);
+    }
+
+    fn share(self) -> Share {
+        Share {
+            gauge: metrics::gauge!(self.0),
+            value: 0,
+        }
+    }
+}
+
+impl Histogram {
+    fn describe(self, help: &'static str) {
+        metrics::describe_histogram!(self.0, help);
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "beyond 2^53 nobody sees it")]
+    fn record(self, items: usize) {
+        metrics::histogram!(self.0).record(items as f64);
+    }
+
+    fn time(self, span: Duration) {
+        metrics::histogram!(self.0).record(span.as_secs_f64());
+    }
+}
+
+/// One holder's part of a gauge: the gauge shows the sum of all parts. Dropping a part takes it
+/// away.
+#[must_use = "dropping it takes its part away"]
+pub struct Share {
+    gauge: metrics::Gauge,
+    value: usize,
+}
+
+impl std::fmt::Debug for Share {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Share")
+            .field("value", &self.value)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Share {
+    /// Sets this part.
+    #[expect(clippy::cast_precision_loss, reason = "beyond 2^53 nobody sees it")]
+    pub fn set(&mut self, value: usize) {
+        if value > self.value {
+            self.gauge.increment((value - self.value) as f64);
+        } else if value < self.value {
+            self.gauge.decrement((self.value - value) as f64);
+        }
+        self.value = value;
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+/// Counts items of edges that the gateway took.
+pub fn items_taken(items: usize) {
+    gateway_items_total.count(items);
+}
+
+/// Part of the registers that changed and are not acknowledged.
+pub fn registers_dirty() -> Share {
+    gateway_registers_dirty.share()
+}
+
+/// Part of the sessions of edges.
+pub fn sessions() -> Share {
+    gateway_sessions.share()
+}
+
+/// Part of the attachments that gateways count.
+pub fn attachments() -> Share {
+    gateway_attachments.share()
+}
+
+/// Notes an update that went to a regional owner.
+pub fn update_sent(items: usize) {
+    gateway_update_items.record(items);
+}
+
+/// Counts an adoption that did not wait for every gateway.
+pub fn adoption_capped() {
+    region_adoptions_capped_total.count(1);
+}
+
+/// Part of the shards that nodes own for their regions.
+pub fn shards_owned() -> Share {
+    region_shards_owned.share()
+}
+
+/// Notes a batch that went towards a coordinator for the first time.
+pub fn batch_sent(transitions: usize, registers: usize) {
+    gossip_batch_items.record(transitions + registers);
+    gossip_transitions_total.count(transitions);
+    gossip_registers_total.count(registers);
+}
+
+/// Part of the batches that are on their way.
+pub fn batches_in_flight() -> Share {
+    gossip_batches_in_flight.share()
+}
+
+/// Counts batches that were sent again.
+pub fn batches_resent(batches: usize) {
+    gossip_batches_resent_total.count(batches);
+}
+
+/// Counts transitions that were dropped in pairs (R7).
+pub fn transitions_dropped(transitions: usize) {
+    gossip_transitions_dropped_total.count(transitions);
+}
+
+/// Notes how long a batch took from its first sending to its application on the owner's replica.
+pub fn batch_applied(lag: Duration) {
+    gossip_lag_seconds.time(lag);
+}
+
+/// Notes how old an entry was when it was applied here.
+pub fn entry_applied(lag: Duration) {
+    coordinator_apply_lag_seconds.time(lag);
+}
+
+/// Counts an event that the log decided.
+pub fn event_applied(kind: EventKind) {
+    metrics::counter!(coordinator_events_total.0, "kind" => kind.as_str()).increment(1);
+}
+
+/// Part of the shards that are led from a region.
+pub fn leaders(region: &RegionName) -> Share {
+    let gauge = metrics::gauge!(coordinator_leaders.0, "region" => region.as_str().to_owned());
+    Share { gauge, value: 0 }
+}
+
+/// Counts a command that a coordinator could not queue.
+pub fn commands_dropped() {
+    coordinator_commands_dropped_total.count(1);
+}
+
+/// Notes an event told ahead of the log, and how long after its cause.
+pub fn event_early(kind: EventKind, delay: Duration) {
+    event_delay(kind, "early", delay);
+}
+
+/// Notes an event told by the log, and how long after its cause.
+pub fn event_told(kind: EventKind, delay: Duration) {
+    event_delay(kind, "log", delay);
+}
+
+fn event_delay(kind: EventKind, path: &'static str, delay: Duration) {
+    metrics::histogram!(feed_event_delay_seconds.0, "kind" => kind.as_str(), "path" => path)
+        .record(delay.as_secs_f64());
+}
+
+/// Part of the watchers that are being served.
+pub fn watchers() -> Share {
+    feed_watchers.share()
+}
+
+/// Counts a watcher that the node ended.
+pub fn watcher_ended(reason: &'static str) {
+    metrics::counter!(feed_watchers_ended_total.0, "reason" => reason).increment(1);
+}
+
+/// Part of the letters that wait for drivers.
+pub fn mail_waiting() -> Share {
+    node_mailbox_letters.share()
+}
+
+/// Counts a letter that a full mailbox dropped.
+pub fn mail_dropped() {
+    node_letters_dropped_total.count(1);
+}
+
+/// Counts a task that ended although nobody asked it to.
+pub fn task_failed(task: &'static str) {
+    metrics::counter!(node_tasks_failed_total.0, "task" => task).increment(1);
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line, for collectors.
+    Json,
+}
+
+/// Why log lines cannot be written as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The filter cannot be read.
+    #[error("telemetry.log: {0}; write levels by target, such as \"info,gossip=debug\"")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    /// Somebody else is writing them.
+    #[error("log lines are being written already")]
+    Installed(#[from] TryInitError),
+}
+
+/// Begins to write log lines to the standard error output; once per process. `filter` is in the
+/// syntax of [`EnvFilter`]: targets are the names of stages.
+///
+/// # Errors
+/// [`LogError`] if the filter is malformed, or somebody has begun already.
+pub fn log_lines(filter: &str, format: LogFormat) -> Result<(), LogError> {
+    let filter = EnvFilter::try_new(filter)?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry().with(filter);
+    match format {
+        LogFormat::Text => registry.with(lines).try_init()?,
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init()?,
+    }
+    Ok(())
+}
+
+/// Buckets of times, in seconds: from what a local event takes to what nobody should wait for.
+const SECONDS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+
+/// Buckets of everything else, which is counted in items.
+const ITEMS: &[f64] = &[
+    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0,
+];
+
+/// Returns the process's recorder of metrics, installed by the first call. Where the process has
+/// another one already, the handle shows nothing.
+pub fn recorder() -> PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    let handle = HANDLE.get_or_init(|| {
+        let recorder = builder()
+            .expect("the buckets are not empty")
+            .build_recorder();
+        let handle = recorder.handle();
+        if metrics::set_global_recorder(recorder).is_err() {
+            tracing::warn!(target: "node", "metrics are recorded elsewhere; /metrics stays empty");
+        }
+        describe();
+        handle
+    });
+    handle.clone()
+}
+
+fn builder() -> Result<PrometheusBuilder, BuildError> {
+    PrometheusBuilder::new()
+        .set_buckets(ITEMS)?
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)
+}
+
+fn describe() {
+    describe_own();
+    headcount_rpc::telemetry::describe();
+    headcount_rpc::reporter::describe();
+    headcount_rpc::watch::describe();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STAGES: [&str; 6] = ["gateway", "region", "gossip", "coordinator", "feed", "node"];
+
+    fn rendered(record: impl FnOnce()) -> String {
+        let recorder = builder().unwrap().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            describe_own();
+            record();
+        });
+        recorder.handle().render()
+    }
+
+    #[test]
+    fn names_begin_with_their_stage_and_say_their_unit() {
+        for (name, help) in NAMES {
+            let stage = name.split('_').next().unwrap();
+            assert!(STAGES.contains(&stage), "{name}");
+            assert!(!help.is_empty() && !help.ends_with('.'), "{name}: {help}");
+        }
+    }
+
+    #[test]
+    fn shares_of_a_gauge_add_up_and_leave_with_their_holder() {
+        let text = rendered(|| {
+            let mut one = watchers();
+            let mut other = watchers();
+            one.set(5);
+            other.set(7);
+            one.set(2);
+            drop(other);
+            std::mem::forget(one);
+        });
+        assert!(text.contains("\nfeed_watchers 2\n"), "{text}");
+    }
+
+    #[test]
+    fn times_and_items_have_buckets_that_fit() {
+        let text = rendered(|| {
+            event_early(EventKind::Opened, Duration::from_millis(3));
+            update_sent(40);
+        });
+        let early = "feed_event_delay_seconds_bucket{kind=\"channel.opened\",path=\"early\",le=\"0.005\"} 1";
+        assert!(text.contains(early), "{text}");
+        assert!(
+            text.contains("gateway_update_items_bucket{le=\"50\"} 1"),
+            "{text}"
+        );
+        assert!(
+            text.contains("# HELP gateway_update_items Items in one update"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_malformed_filter_is_told_with_its_key() {
+        let error = log_lines("gossip=loud", LogFormat::Text).unwrap_err();
+        assert!(error.to_string().starts_with("telemetry.log: "), "{error}");
+    }
+}
