@@ -4,6 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use headcount_model::{ChannelKey, Occupancy, Register, Transition};
 
+/// About how many bytes a batch may have: several of them share one entry of the log, whose command
+/// may have a megabyte. The longest item is far below it, so there is always progress.
+const BATCH_BYTES_MAX: usize = 128 << 10;
+
 /// Contents of a batch to be.
 #[derive(Debug, Default)]
 pub(crate) struct Contents {
@@ -74,18 +78,28 @@ impl Pending {
         before - self.transitions.len()
     }
 
-    /// Takes the contents of the next batch, at most `items_max` of all kinds together.
+    /// Takes the contents of the next batch: at most `items_max` of all kinds together, and about
+    /// [`BATCH_BYTES_MAX`].
     pub(crate) fn take(&mut self, items_max: usize) -> Contents {
         let mut contents = Contents::default();
-        let mut room = items_max;
+        let (mut room, mut bytes) = (items_max, BATCH_BYTES_MAX);
         while room > 0 {
-            let next = self.transitions.front().map(|transition| transition.number);
+            let next = self.transitions.front();
+            let number = next.map(|transition| transition.number);
             match (self.dropped.first().copied(), next) {
-                (Some(number), next) if next.is_none_or(|next| number < next) => {
+                (Some(dropped), _) if number.is_none_or(|number| dropped < number) => {
                     self.dropped.pop_first();
-                    contents.dropped.push(number);
+                    contents.dropped.push(dropped);
                 }
-                (_, Some(_)) => contents.transitions.extend(self.transitions.pop_front()),
+                (_, Some(next)) => {
+                    let weight = weight(&next.channel);
+                    if weight > bytes {
+                        room = 0;
+                        break;
+                    }
+                    bytes -= weight;
+                    contents.transitions.extend(self.transitions.pop_front());
+                }
                 (_, None) => break,
             }
             room -= 1;
@@ -96,11 +110,19 @@ impl Pending {
             .iter()
             .map(|transition| transition.channel.clone())
             .collect();
-        let ready = self
+        let mut ready = Vec::new();
+        for channel in self
             .registers
             .keys()
-            .filter(|channel| !waiting.contains(*channel));
-        let ready: Vec<ChannelKey> = ready.take(room).cloned().collect();
+            .filter(|channel| !waiting.contains(*channel))
+        {
+            let weight = weight(channel);
+            if ready.len() == room || weight > bytes {
+                break;
+            }
+            bytes -= weight;
+            ready.push(channel.clone());
+        }
         for channel in ready {
             if let Some(occupancy) = self.registers.remove(&channel) {
                 contents.registers.push(Register { channel, occupancy });
@@ -108,4 +130,9 @@ impl Pending {
         }
         contents
     }
+}
+
+/// Returns about how many bytes an item about a channel takes in a batch.
+fn weight(channel: &ChannelKey) -> usize {
+    channel.app.as_str().len() + channel.name.as_str().len() + 48
 }
