@@ -13,11 +13,13 @@
 //! * What owners tell the coordinator and what the log holds: [`Register`], [`Transition`],
 //!   [`Batch`], [`Claim`], [`Command`], [`Entry`].
 //! * What people are told: [`Event`], [`LoggedEvent`], [`ChannelDetails`], [`Cursor`].
+//! * The control group's words, for members, leases, fences and placement: [`control`].
 //! * The contract of a stage: [`Stage`], [`Now`].
 //!
 //! Nothing here does I/O, reads a clock or draws a random number.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod control;
 mod cursor;
 mod event;
 mod gather;

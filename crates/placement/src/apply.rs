@@ -8,14 +8,11 @@ use headcount_model::{
     Era, Fence, Incarnation, NodeId, RegionName, ReplicaId, SHARDS_MAX, ShardId,
 };
 
-use crate::words::{
-    COPIES_MAX, NODES_MAX, OCCUPANCY_INTERVAL_MAX, REGIONS_MAX, REMOVED_MAX, TEXT_BYTES_MAX,
-    WEIGHT_DEFAULT, WEIGHT_MAX,
-};
 use crate::{
-    Addresses, ClusterFacts, Control, ControlCommand, ControlReply, FOUNDING_NODE,
-    FOUNDING_REPLICA, Group, GroupId, NewNode, Node, NodeState, Outcome, Refusal, Region, Replica,
-    Settings, Tenure,
+    Addresses, COPIES_MAX, ClusterFacts, Control, ControlCommand, ControlReply, FOUNDING_NODE,
+    FOUNDING_REPLICA, Group, GroupId, NODES_MAX, NewNode, Node, NodeState, OCCUPANCY_INTERVAL_MAX,
+    Outcome, REGIONS_MAX, REMOVED_MAX, Refusal, Region, Replica, Settings, TEXT_BYTES_MAX, Tenure,
+    WEIGHT_DEFAULT, WEIGHT_MAX,
 };
 
 impl Control {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use headcount_model::{Incarnation, Monotonic, NodeId};
 
-use crate::{Control, ControlCommand, NodeState};
+use crate::{Control, ControlCommand, NodeState, Standing};
 
 /// How patient the leases are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,17 +37,6 @@ impl Default for LeaseConfig {
     fn default() -> Self {
         Self::new(Duration::from_secs(5))
     }
-}
-
-/// What is to be said about a node's life. Worse ones last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Standing {
-    /// Heard in time.
-    Live,
-    /// Not heard for a while; its lease still runs.
-    Suspect,
-    /// Its lease ran out, or it never had one.
-    Dead,
 }
 
 /// Why a lease is not renewed.

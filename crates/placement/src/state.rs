@@ -1,172 +1,13 @@
 //! The replicated state, and everything that a node reads from it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use headcount_model::{Fence, Incarnation, NodeId, Pacing, RegionName, ReplicaId, ShardId};
 
-use crate::{Addresses, ClusterFacts, GroupId, NodeKey, Settings};
-
-/// Whether a member takes part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum NodeState {
-    /// It joined and never started; it holds no lease.
-    Joining,
-    /// It holds a lease, as far as the log knows.
-    Live,
-    /// Its lease ran out.
-    Dead,
-    /// Its membership has ended for ever.
-    Removed,
-}
-
-/// Node: a member of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
-    /// What it is recognised by when it joins again.
-    pub key: NodeKey,
-    /// Where it is.
-    pub region: RegionName,
-    /// A failure domain inside the region; empty if it named none.
-    pub zone: String,
-    /// Where it is reached.
-    pub addresses: Addresses,
-    /// The last life that it registered, 0 if none.
-    pub incarnation: Incarnation,
-    /// What told that life from others when it registered.
-    pub process: u64,
-    /// The highest version of control commands that it understands.
-    pub understands: u32,
-    /// Whether it takes part.
-    pub state: NodeState,
-    /// Whether an operator wants it emptied.
-    pub draining: bool,
-}
-
-impl Node {
-    /// Returns whether it holds a lease, as far as the log knows.
-    #[must_use]
-    pub fn is_live(&self) -> bool {
-        self.state == NodeState::Live
-    }
-
-    /// Returns whether replicas may be placed on it: live and not draining.
-    #[must_use]
-    pub fn is_usable(&self) -> bool {
-        self.is_live() && !self.draining
-    }
-
-    /// Returns whether it counts when placement decides how many replicas and voters there should
-    /// be: it has started, and is meant to stay. A dead node counts, lest each restart reshape
-    /// the cluster.
-    #[must_use]
-    pub fn counts(&self) -> bool {
-        matches!(self.state, NodeState::Live | NodeState::Dead) && !self.draining
-    }
-}
-
-/// Region: a named place with nodes, kept even after its last node is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Region {
-    /// Its share of coordinators, relative to other regions'; with 0 it leads only what nobody
-    /// else can.
-    pub weight: u32,
-}
-
-/// Replica: one copy of a group's state on one node, which it never leaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Replica {
-    /// Where it lives.
-    pub node: NodeId,
-    /// Whether it has caught up once.
-    pub ready: bool,
-    /// The group's version from which on it is no member; the state forgets it when that version
-    /// is confirmed.
-    pub leaving: Option<u64>,
-}
-
-/// What is known and wanted of one raft group.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
-    /// The replica that initialises the group with itself as the only voter.
-    pub founder: ReplicaId,
-    /// Every replica, those that leave included.
-    pub replicas: BTreeMap<ReplicaId, Replica>,
-    /// Those that shall vote.
-    pub voters: BTreeSet<ReplicaId>,
-    /// Number of the target, raised by each change of it. From 1.
-    pub version: u64,
-    /// The version that brought the voters.
-    pub voters_version: u64,
-    /// The highest version that the group's leader reported as reached; 0 before the first.
-    pub confirmed: u64,
-    /// The voter that should lead; the group may be led by another at any time.
-    pub leader: Option<ReplicaId>,
-    /// The region that its leader should be in while it has a live voter there.
-    pub home: Option<RegionName>,
-}
-
-impl Group {
-    /// Returns the replicas that stay members.
-    pub fn members(&self) -> impl Iterator<Item = (ReplicaId, &Replica)> {
-        self.replicas
-            .iter()
-            .filter(|(_, replica)| replica.leaving.is_none())
-            .map(|(id, replica)| (*id, replica))
-    }
-
-    /// Returns the node's replica, even if it leaves.
-    #[must_use]
-    pub fn on(&self, node: NodeId) -> Option<(ReplicaId, &Replica)> {
-        let mut found = self
-            .replicas
-            .iter()
-            .filter(|(_, replica)| replica.node == node);
-        found.next().map(|(id, replica)| (*id, replica))
-    }
-
-    /// Returns whether the group's leader reported the present target as reached.
-    #[must_use]
-    pub fn is_confirmed(&self) -> bool {
-        self.confirmed == self.version
-    }
-
-    /// Returns the membership that the group's leader shall bring about. The same shape as what a
-    /// raft group is given.
-    #[must_use]
-    pub fn membership(&self) -> Membership {
-        let (voters, learners) = self
-            .members()
-            .map(|(id, replica)| (id, replica.node))
-            .partition(|(id, _)| self.voters.contains(id));
-        Membership {
-            version: self.version,
-            voters,
-            learners,
-        }
-    }
-}
-
-/// Who shall belong to a raft group.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Membership {
-    /// Number of this target; [`crate::ControlCommand::Confirm`] names it.
-    pub version: u64,
-    /// Those who decide, with their nodes; at least one.
-    pub voters: BTreeMap<ReplicaId, NodeId>,
-    /// Those who only listen, with their nodes; none of them is a voter.
-    pub learners: BTreeMap<ReplicaId, NodeId>,
-}
-
-/// Who speaks for a region's shard, and who did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tenure {
-    /// The last fence that was handed out; the present owner's, if there is one.
-    pub fence: Fence,
-    /// The owner and its incarnation.
-    pub holder: Option<(NodeId, Incarnation)>,
-    /// Everything under this fence or a lower one is void (R5); 0 if nothing is.
-    pub void: Fence,
-}
+use crate::{
+    ClusterFacts, ControlParts, Group, GroupId, Membership, Node, NodeKey, NodeState, Region,
+    Settings, Tenure,
+};
 
 /// Owner: the node that speaks for a region's shard, and the fence that it does so under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,31 +45,6 @@ pub struct Holdings {
     pub leads: u64,
     /// Shards of its region that it owns.
     pub owns: u64,
-}
-
-/// Everything of the state, laid open for snapshots. [`Control`] guards what must hold among it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ControlParts {
-    /// Index of the last command applied.
-    pub applied: u64,
-    /// Missing before [`crate::ControlCommand::Init`]; then everything else is empty.
-    pub facts: Option<ClusterFacts>,
-    /// What operators may change.
-    pub settings: Settings,
-    /// Last node id handed out.
-    pub last_node: NodeId,
-    /// Last replica id handed out.
-    pub last_replica: ReplicaId,
-    /// Last fence handed out.
-    pub last_fence: Fence,
-    /// By name.
-    pub regions: BTreeMap<RegionName, Region>,
-    /// Members, and some that were.
-    pub nodes: BTreeMap<NodeId, Node>,
-    /// Every group.
-    pub groups: BTreeMap<GroupId, Group>,
-    /// By region and shard; missing where nobody ever owned.
-    pub tenures: BTreeMap<(RegionName, ShardId), Tenure>,
 }
 
 /// Control: the replicated state of the whole cluster, as the control group's log made it.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use headcount_model::{Era, Fence, Incarnation, NodeId, RegionName, ShardId};
 use headcount_placement::{
-    ClusterId, Control, ControlCommand, FOUNDING_NODE, FOUNDING_REPLICA, GroupId, Outcome, Refusal,
-    Settings,
+    ClusterId, Control, ControlCommand, ControlParts, FOUNDING_NODE, FOUNDING_REPLICA, GroupId,
+    Outcome, PartsError, Refusal, Settings,
 };
 
 use crate::world::{World, addresses, facts, new_node, region};
@@ -328,4 +328,41 @@ fn group_numbers_are_fixed_for_ever() {
     assert_eq!(GroupId::Shard(ShardId(41)).number(), 42);
     assert_eq!(GroupId::from_number(42), Some(GroupId::Shard(ShardId(41))));
     assert_eq!(GroupId::from_number(u64::MAX), None);
+}
+
+#[test]
+fn a_snapshot_restores_the_state_and_a_damaged_one_does_not() {
+    let mut world = World::found("us", 2, 2);
+    for place in ["eu", "ap", "us"] {
+        world.add(place);
+    }
+    world.settle();
+    let parts = world.control.parts().clone();
+    assert_eq!(
+        Control::from_parts(parts.clone()).as_ref(),
+        Ok(&world.control)
+    );
+    assert_eq!(
+        Control::from_parts(ControlParts::default()),
+        Ok(Control::new())
+    );
+
+    let damaged = |damage: &dyn Fn(&mut ControlParts)| {
+        let mut parts = parts.clone();
+        damage(&mut parts);
+        Control::from_parts(parts).expect_err("damage goes unnoticed")
+    };
+    let group = GroupId::Shard(ShardId(1));
+    let groups = damaged(&|parts| drop(parts.groups.remove(&group)));
+    assert_eq!(groups, PartsError::Groups { shards: 2 });
+    let no_voters = damaged(&|parts| parts.groups.get_mut(&group).unwrap().voters.clear());
+    assert!(matches!(no_voters, PartsError::Group { .. }));
+    let reused = damaged(&|parts| parts.last_replica.0 -= 1);
+    assert!(matches!(reused, PartsError::Group { .. }));
+    let lost = damaged(&|parts| drop(parts.nodes.remove(&NodeId(4))));
+    assert!(matches!(lost, PartsError::Group { .. }));
+    let fences = damaged(&|parts| parts.last_fence.0 -= 1);
+    assert!(matches!(fences, PartsError::Tenure(..)));
+    let unfounded = damaged(&|parts| parts.facts = None);
+    assert_eq!(unfounded, PartsError::NotFounded);
 }

@@ -146,6 +146,7 @@ proptest! {
             drop(again.apply(index, command));
         }
         prop_assert_eq!(&again, &world.control);
+        prop_assert_eq!(Control::from_parts(again.parts().clone()), Ok(again));
     }
 
     #[test]

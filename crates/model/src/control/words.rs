@@ -1,9 +1,9 @@
-//! Names, numbers and facts of a cluster that only the control group decides about.
+//! Names, numbers and facts of a cluster, and the bounds of what the control group keeps.
 
 use std::fmt;
 use std::time::Duration;
 
-use headcount_model::{Era, NodeId, ReplicaId, ShardId};
+use crate::{Era, NodeId, RegionName, ReplicaId, ShardId};
 
 /// Longest cluster name, zone or address, in bytes of UTF-8.
 pub const TEXT_BYTES_MAX: usize = 255;
@@ -24,7 +24,7 @@ pub const COPIES_MAX: u32 = 5;
 /// Longest interval between paced occupancy events: beyond it people take counts for stuck.
 pub const OCCUPANCY_INTERVAL_MAX: Duration = Duration::from_secs(600);
 
-/// The version of [`crate::ControlCommand`] that this release understands: a node says it when it
+/// The version of [`super::ControlCommand`] that this release understands: a node says it when it
 /// starts, so that a newer command is proposed only when every member can apply it.
 pub const COMMANDS_VERSION: u32 = 1;
 
@@ -34,10 +34,10 @@ pub const WEIGHT_MAX: u32 = 1000;
 /// Weight of a region that nobody weighed.
 pub const WEIGHT_DEFAULT: u32 = 100;
 
-/// Raft group: the control group, or the group of one shard.
+/// Raft group: the control group, or that of one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum GroupId {
-    /// The one that this crate is the state of.
+    /// The one that keeps members, placement and fences.
     Control,
     /// A shard's.
     Shard(ShardId),
@@ -86,7 +86,7 @@ impl fmt::Display for GroupId {
 pub const FOUNDING_NODE: NodeId = NodeId(1);
 
 /// The founding node's replica of the control group: who founds a cluster initialises the group
-/// with this replica as its only voter before it proposes [`crate::ControlCommand::Init`].
+/// with this replica as its only voter before it proposes [`super::ControlCommand::Init`].
 pub const FOUNDING_REPLICA: ReplicaId = ReplicaId(1);
 
 /// Cluster id: drawn at random by whoever founds the cluster, so that no node of another cluster is
@@ -168,7 +168,7 @@ pub struct ClusterFacts {
     pub id: ClusterId,
     /// What people call it; 1 to [`TEXT_BYTES_MAX`] bytes.
     pub name: String,
-    /// How many shards there are, 1 to [`headcount_model::SHARDS_MAX`].
+    /// How many shards there are, 1 to [`crate::SHARDS_MAX`].
     pub shards: u32,
     /// Raft's patience.
     pub timing: TimingProfile,
@@ -184,7 +184,7 @@ pub struct ClusterFacts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Number of the settings, raised by each change of the pacing; carried to every shard's log
-    /// as [`headcount_model::Pacing::version`] (R19). From 1.
+    /// as [`crate::Pacing::version`] (R19). From 1.
     pub version: u64,
     /// Least time between two paced occupancy events of one channel.
     pub occupancy_interval: Duration,
@@ -223,7 +223,7 @@ pub struct NewNode {
     /// Its key.
     pub key: NodeKey,
     /// Where it is.
-    pub region: headcount_model::RegionName,
+    pub region: RegionName,
     /// A failure domain inside the region, such as an availability zone; may be empty.
     pub zone: String,
     /// Where it is reached.

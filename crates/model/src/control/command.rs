@@ -3,18 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use headcount_model::{Era, Fence, Incarnation, NodeId, RegionName, ReplicaId, ShardId};
-
-use crate::{Addresses, ClusterFacts, ClusterId, GroupId, NewNode, Settings};
+use super::{Addresses, ClusterFacts, ClusterId, GroupId, NewNode, Settings};
+use crate::{Era, Fence, Incarnation, NodeId, RegionName, ReplicaId, ShardId};
 
 /// One entry of the control group's log.
 ///
 /// Whatever a client may ask for twice is idempotent, or is refused the second time with a reason
-/// that shows that the first was heard. Commands of [`crate::plan`] carry the version of the group
-/// that they were planned on and do nothing on another.
+/// that shows that the first was heard. What placement plans carries the version of the group
+/// that it was planned on and does nothing on another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlCommand {
-    /// Founds the cluster with its first node, [`crate::FOUNDING_NODE`], which holds the first and
+    /// Founds the cluster with its first node, [`super::FOUNDING_NODE`], which holds the first and
     /// only replica of every group.
     Init {
         /// What is settled for ever.
@@ -128,7 +127,7 @@ pub enum ControlCommand {
     },
     /// Sets the shares of coordinators that regions shall have; regions not named keep theirs.
     SetWeights(BTreeMap<RegionName, u32>),
-    /// Sets [`crate::Settings::copies`].
+    /// Sets [`super::Settings::copies`].
     SetCopies(u32),
     /// Raises the era, after a recovery without quorum (R20).
     RaiseEra(Era),
