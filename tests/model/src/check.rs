@@ -93,7 +93,9 @@ pub fn ablations() -> Vec<(World, Vec<Rule>)> {
         (World::claims(), vec![Rule::Nesting]),
         (World::adoption(), vec![Rule::AdoptionWait]),
         (World::adoption(), vec![Rule::AdoptionKeep]),
+        (World::adoption(), vec![Rule::AdoptionHold]),
         (World::adoption(), vec![Rule::Recovery]),
+        (World::adoption(), vec![Rule::KeepIncomplete]),
         (World::churn(), vec![Rule::EarlyInOrder]),
         (World::cursors(), vec![Rule::CursorUnlogged]),
         (World::claims(), vec![Rule::Overlay]),
@@ -101,6 +103,7 @@ pub fn ablations() -> Vec<(World, Vec<Rule>)> {
         (World::claims(), vec![Rule::OneSource]),
         (World::regions(), vec![Rule::SameBody]),
         (World::claims(), vec![Rule::TransitionCounts]),
+        (World::witnesses(), vec![Rule::IgnoreOlder]),
     ]
 }
 

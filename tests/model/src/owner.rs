@@ -191,7 +191,7 @@ impl Owner {
     /// Takes a gateway's report. A set that is not complete adds and takes nothing away.
     pub fn report(&mut self, rules: Rules, gateway: usize, report: View, global_master: bool) {
         let counts = match self.views[gateway] {
-            Some(old) if !report.complete => {
+            Some(old) if !report.complete && rules.has(Rule::KeepIncomplete) => {
                 std::array::from_fn(|channel| old.counts[channel].max(report.counts[channel]))
             }
             _ => report.counts,

@@ -371,7 +371,8 @@ impl Protocol {
             for owner in &state.owners[region] {
                 let fence = owner.fence;
                 let next = it.next_early(self.rules, region, fence);
-                let Some(next) = next.filter(|_| state.gateways[it.gateway].heard <= fence) else {
+                let Some(next) = next.filter(|_| self.listens(&state.gateways[it.gateway], fence))
+                else {
                     continue;
                 };
                 let in_order = self.rules.has(Rule::EarlyInOrder);
@@ -437,12 +438,12 @@ impl Protocol {
                 complete: it.complete,
             };
             let news = match owner.views[place] {
-                Some(old) if !view.complete => {
+                Some(old) if !view.complete && rules.has(Rule::KeepIncomplete) => {
                     old.complete || (0..CHANNELS).any(|c| view.counts[c] > old.counts[c])
                 }
                 old => old != Some(view),
             };
-            if news && it.heard <= fence {
+            if news && self.listens(it, fence) {
                 actions.push(Action::Report {
                     region,
                     fence,
@@ -453,6 +454,7 @@ impl Protocol {
         if owner.phase == Phase::Adopting && owner.all_complete() {
             actions.push(Action::Settle { region, fence });
         }
+        let may_linger = owner.phase == Phase::Live || !rules.has(Rule::AdoptionHold);
         for channel in 0..self.world.channels {
             let absent = owner.sum(channel) == 0;
             if !rules.has(Rule::OneSource) {
@@ -465,7 +467,7 @@ impl Protocol {
                         channel,
                     });
                 }
-            } else if owner.phase == Phase::Live && owner.active[channel] && absent {
+            } else if owner.active[channel] && absent && may_linger {
                 actions.push(Action::Linger {
                     region,
                     fence,
@@ -479,6 +481,11 @@ impl Protocol {
         if !rules.has(Rule::RegisterOrder) && owner.registers(rules) != owner.sent {
             actions.push(Action::FlushRegisters { region, fence });
         }
+    }
+
+    /// Whether a gateway takes an owner's word and gives it its own.
+    fn listens(&self, gateway: &Gateway, fence: Fence) -> bool {
+        gateway.heard <= fence || !self.rules.has(Rule::IgnoreOlder)
     }
 
     /// Whether a step of the protocol happens for certain if nothing else does: what the current
@@ -620,12 +627,19 @@ impl Protocol {
             }
             Action::Report { gateway, .. } => {
                 let it = &mut state.gateways[gateway];
-                it.heard = fence;
+                it.heard = it.heard.max(fence);
                 let report = View {
                     counts: it.known,
                     complete: it.complete,
                 };
                 owner.report(rules, gateway - first_gateway, report, global_master);
+                if !rules.has(Rule::OneSource) {
+                    for channel in 0..self.world.channels {
+                        if owner.sum(channel) > 0 && !logged.active[channel] {
+                            owner.emit(channel, true, global_master);
+                        }
+                    }
+                }
             }
             Action::Claim { .. } => {
                 let tail = if rules.has(Rule::Tail) {

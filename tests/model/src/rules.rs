@@ -37,10 +37,14 @@ pub enum Rule {
     Nesting,
     /// R9: adoption lasts until every gateway's set is complete, and emits no inactive.
     AdoptionWait,
-    /// R9: while adopting, a register is the larger of the log's and the sum.
+    /// R9: while adopting, a register is the largest of the log's and every sum so far.
     AdoptionKeep,
+    /// R9: while adopting nothing goes inactive, not even what went active meanwhile.
+    AdoptionHold,
     /// R9: a restarted gateway's set is complete only after its clients could come back.
     Recovery,
+    /// R9: a set that is not complete adds and takes nothing away, also below a live owner.
+    KeepIncomplete,
     /// R10: an early transition is passed on only if its number follows the cursor's mark.
     EarlyInOrder,
     /// R10: a cursor remembers what was told and is not logged.
@@ -55,11 +59,13 @@ pub enum Rule {
     SameBody,
     /// R12, where the text was silent: applying a transition sets the register to its counts.
     TransitionCounts,
+    /// R13: a gateway ignores owners below the highest fence that it heard.
+    IgnoreOlder,
 }
 
 impl Rule {
     /// Every rule, in the order of the design's page.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 28] = [
         Self::Claim,
         Self::ClaimWait,
         Self::FeedWait,
@@ -77,7 +83,9 @@ impl Rule {
         Self::Nesting,
         Self::AdoptionWait,
         Self::AdoptionKeep,
+        Self::AdoptionHold,
         Self::Recovery,
+        Self::KeepIncomplete,
         Self::EarlyInOrder,
         Self::CursorUnlogged,
         Self::Overlay,
@@ -85,6 +93,7 @@ impl Rule {
         Self::OneSource,
         Self::SameBody,
         Self::TransitionCounts,
+        Self::IgnoreOlder,
     ];
 }
 

@@ -130,7 +130,6 @@ impl World {
             gateways: [2, 0],
             subscribers: &[],
             togglers: &[1],
-            toggles: 1,
             steady: true,
             gateway_restarts: 2,
             ..Self::SMALLEST
@@ -229,8 +228,6 @@ impl World {
             },
             Self {
                 toggles: 3,
-                voids: 2,
-                fences: [3, 0],
                 ..Self::expiry()
             },
             Self {
@@ -239,8 +236,6 @@ impl World {
             },
             Self {
                 fences: [3, 0],
-                subscribers: &[0],
-                gateway_restarts: 1,
                 ..Self::adoption()
             },
             Self {

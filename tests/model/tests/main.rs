@@ -33,10 +33,10 @@ exhaust! {
     gateways_that_were_told_different_things_keep_every_promise: witnesses, 120_000;
     expiry_keeps_every_promise: expiry, 280_000;
     two_regions_keep_every_promise: regions, 280_000;
-    adoption_keeps_every_promise: adoption, 40_000;
+    adoption_keeps_every_promise: adoption, 60_000;
     gateway_restarts_keep_every_promise: restarts, 550_000;
     cursors_keep_every_promise: cursors, 1_500_000;
-    roaming_between_live_regions_keeps_every_promise: roaming, 100_000;
+    roaming_between_live_regions_keeps_every_promise: roaming, 800_000;
     overflowing_cursors_keep_every_promise: overflow, 130_000;
 }
 
