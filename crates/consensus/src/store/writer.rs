@@ -38,7 +38,6 @@ impl StoreDriver {
             lock,
             floor_due: None,
             rewriting: 0,
-            failed: false,
         };
         writer.publish(|_| {});
         Self { writer, files }
@@ -144,7 +143,6 @@ struct Writer {
     floor_due: Option<Duration>,
     /// Operations in the queue that write entries again.
     rewriting: u64,
-    failed: bool,
 }
 
 impl Writer {
@@ -180,7 +178,7 @@ impl Writer {
     /// Writes one batch and does what is due. `now` is the time since the worker began.
     fn turn(&mut self, now: Duration) -> Turn {
         let shared = Arc::clone(&self.shared);
-        if !self.failed && shared.poisoned().is_none() {
+        if shared.poisoned().is_none() {
             match guarded(&shared, || self.work(now)) {
                 Some(Ok(turn)) => return turn,
                 Some(Err(error)) => {
@@ -189,7 +187,6 @@ impl Writer {
                 None => {}
             }
         }
-        self.failed = true;
         let reason = shared.failure();
         // Nothing may enter behind the last look.
         shared.queue.close();
