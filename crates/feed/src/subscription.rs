@@ -106,7 +106,7 @@ struct Reader {
     /// Every event of the log up to here was told.
     log: Position,
     /// What was told ahead of the log.
-    ahead: Option<Ahead>,
+    ahead: Option<Box<Ahead>>,
     mode: Mode,
 }
 
@@ -115,7 +115,7 @@ enum Mode {
     /// Nothing was read yet and there is no place to resume from; `lost` if there was one once.
     Fresh { lost: bool },
     /// Reads the log, from the journal or the ring, and judges by its own `ahead`.
-    Behind(Behind),
+    Behind(Box<Behind>),
     /// Follows the feed item by item, early transitions included.
     Live(Live),
 }
@@ -343,15 +343,15 @@ impl Reader {
         Self {
             shard,
             log: place.log,
-            ahead: place.early.map(Ahead::from_mark),
-            mode: Mode::Behind(Behind::default()),
+            ahead: place.early.map(|mark| Box::new(Ahead::from_mark(mark))),
+            mode: Mode::Behind(Box::default()),
         }
     }
 
     fn cursor(&self) -> ShardCursor {
         ShardCursor {
             log: self.log,
-            early: self.ahead.as_ref().and_then(Ahead::to_mark),
+            early: self.ahead.as_ref().and_then(|ahead| ahead.to_mark()),
         }
     }
 }
@@ -407,7 +407,7 @@ impl Read<'_> {
 
     fn begin(&mut self, reader: &mut Reader, lost: bool) -> Next {
         reader.log = self.feed.position();
-        reader.mode = Mode::Behind(Behind::default());
+        reader.mode = Mode::Behind(Box::default());
         if lost {
             self.outbox.gap(reader.shard, None, reader.cursor());
         }
@@ -454,7 +454,7 @@ impl Read<'_> {
             }
         }
         *log = (*log).max(self.feed.position());
-        let Some(live) = self.join(*log, ahead.as_ref()) else {
+        let Some(live) = self.join(*log, ahead.as_deref()) else {
             return Next::Wait;
         };
         reader.mode = Mode::Live(live);
@@ -467,7 +467,7 @@ impl Read<'_> {
         &mut self,
         shard: ShardId,
         log: &mut Position,
-        ahead: &mut Option<Ahead>,
+        ahead: &mut Option<Box<Ahead>>,
         entry: &RingEntry,
     ) -> bool {
         let marks = &entry.logged.marks;
@@ -587,7 +587,7 @@ impl Read<'_> {
             return Next::Again;
         };
         if live.jumps != self.feed.jumps() {
-            *mode = Mode::Behind(Behind::default());
+            *mode = Mode::Behind(Box::default());
             return Next::Again;
         }
         while let Some(event) = live.backlog.front() {
@@ -621,7 +621,7 @@ impl Read<'_> {
         Next::Wait
     }
 
-    fn read_early(&mut self, ahead: &mut Option<Ahead>, event: &Arc<WatchEvent>) {
+    fn read_early(&mut self, ahead: &mut Option<Box<Ahead>>, event: &Arc<WatchEvent>) {
         let EventId::Transition {
             region,
             fence,
@@ -636,7 +636,7 @@ impl Read<'_> {
         }
         let known = match ahead {
             Some(known) if known.fence == *fence && known.region == *region => known,
-            other => other.insert(Ahead::new(region.clone(), *fence)),
+            other => other.insert(Box::new(Ahead::new(region.clone(), *fence))),
         };
         known.tell(*number, &event.event.channel, event.event.active);
         self.tell(event, false);
@@ -647,7 +647,7 @@ impl Read<'_> {
     fn read_entry_live(
         &mut self,
         log: &mut Position,
-        ahead: &mut Option<Ahead>,
+        ahead: &mut Option<Box<Ahead>>,
         live: &mut Live,
         entry: &RingEntry,
     ) -> bool {

@@ -29,7 +29,7 @@ pub use telemetry::describe;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Watchers that the port serves at once (default 1,024). Each costs a place per shard, about
-    /// 10 kB with 64 shards, and the connection's buffers. Too low and watchers are refused; too
+    /// 18 kB with 64 shards, and the connection's buffers. Too low and watchers are refused; too
     /// high and a burst of events goes out late to all of them.
     pub watchers_max: usize,
 }
