@@ -8,7 +8,10 @@ use proptest::prelude::*;
 
 use crate::world::{NODES, Watcher, World, channel, events_of, region};
 
+/// Channels that change one by one.
 const CHANNELS: usize = 4;
+/// Channels that a burst changes on top: more than a cursor lists.
+const BURST: usize = 66;
 
 /// One thing that happens. Numbers are taken modulo what there is.
 #[derive(Clone, Debug)]
@@ -20,6 +23,9 @@ enum Op {
     Flip {
         region: usize,
         channel: usize,
+    },
+    Burst {
+        region: usize,
     },
     FlipDeposed {
         region: usize,
@@ -82,13 +88,16 @@ enum Op {
     },
 }
 
-fn ops(trims: bool) -> impl Strategy<Value = Vec<Op>> {
+fn ops(trims: bool, bursts: bool) -> impl Strategy<Value = Vec<Op>> {
     let region = 0..3_usize;
     let channel = 0..CHANNELS;
     let node = 0..NODES.len();
     let op = prop_oneof![
         3 => (region.clone(), 0..4_usize).prop_map(|(region, tail_max)| Op::Claim { region, tail_max }),
         12 => (region.clone(), channel.clone()).prop_map(|(region, channel)| Op::Flip { region, channel }),
+        1 => region.clone().prop_map(move |region| {
+            if bursts { Op::Burst { region } } else { Op::Commit }
+        }),
         2 => (region.clone(), channel.clone(), 0..4_usize)
             .prop_map(|(region, channel, which)| Op::FlipDeposed { region, channel, which }),
         5 => (region.clone(), channel.clone()).prop_map(|(region, channel)| Op::Drop { region, channel }),
@@ -157,6 +166,11 @@ fn perform(world: &mut World, op: &Op) {
     match *op {
         Op::Claim { region, tail_max } => world.claim(region, tail_max),
         Op::Flip { region, channel: n } => world.flip(region, &channel(n), None),
+        Op::Burst { region } => {
+            for n in CHANNELS..CHANNELS + BURST {
+                world.flip(region, &channel(n), None);
+            }
+        }
         Op::FlipDeposed {
             region,
             channel: n,
@@ -237,7 +251,7 @@ type View = BTreeMap<(Option<String>, String), bool>;
 fn view_of(world: &World, index: u64) -> View {
     let state = &world.log.states[usize::try_from(index).unwrap()];
     let mut view = View::new();
-    for n in 0..CHANNELS {
+    for n in 0..CHANNELS + BURST {
         let name = channel(n).name.to_string();
         for (at, log) in state.iter().enumerate() {
             let active = log.active.contains(&channel(n));
@@ -345,7 +359,7 @@ proptest! {
         max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_watcher_is_told_an_alternating_story_that_ends_in_the_logs_state(ops in ops(false)) {
+    fn every_watcher_is_told_an_alternating_story_that_ends_in_the_logs_state(ops in ops(false, false)) {
         let world = play(ops, config());
         let truth = view_of(&world, world.log.last());
         for (n, watcher) in world.watchers.iter().enumerate() {
@@ -363,7 +377,29 @@ proptest! {
     }
 
     #[test]
-    fn only_superseded_occupancy_is_rolled_up(ops in ops(false)) {
+    fn more_than_a_cursor_lists_is_exact_or_a_gap_of_the_region(ops in ops(false, true)) {
+        let config = Config { early_kept_max: 30, ring_events_max: 300, ..config() };
+        let config = Config { rollup_lag_events: 300, batch_events_max: 40, ..config };
+        let world = play(ops, config);
+        let truth = view_of(&world, world.log.last());
+        for watcher in &world.watchers {
+            let view = believe(&world, watcher)?;
+            for (key, believed) in &view {
+                let covered = watcher.filter == WatchFilter::default();
+                prop_assert!(!covered || truth[key] == *believed, "believes {key:?} {believed}");
+            }
+            for item in &watcher.told {
+                let whole = matches!(item, WatchItem::Gap { region: None, .. });
+                prop_assert!(!whole, "only a region is in doubt");
+            }
+            if !has_gap(watcher) {
+                check_nothing_missed(&world, watcher)?;
+            }
+        }
+    }
+
+    #[test]
+    fn only_superseded_occupancy_is_rolled_up(ops in ops(false, false)) {
         let world = play(ops, Config { rollup_lag_events: 2, batch_events_max: 9, ..config() });
         for watcher in &world.watchers {
             believe(&world, watcher)?;
@@ -386,7 +422,7 @@ proptest! {
     }
 
     #[test]
-    fn what_a_short_journal_lost_is_told_as_a_gap(ops in ops(true)) {
+    fn what_a_short_journal_lost_is_told_as_a_gap(ops in ops(true, false)) {
         let world = play(ops, config());
         let truth = view_of(&world, world.log.last());
         for watcher in &world.watchers {
