@@ -9,12 +9,14 @@ pub struct Config {
     /// with 40103 and leaves tokens; right wherever the network between clients and the node is
     /// not trusted.
     pub basic_over_plain_http: bool,
-    /// Most connections at once. Each costs about 10 kB when idle; above it, a connection is
-    /// answered with 503 and closed. Must stay below the process's limit of open files.
+    /// Most connections at once; above it, a connection is answered with 503 and closed. Bounds
+    /// memory, as each has a read buffer of at least 8 KiB, and must stay below the process's limit
+    /// of open files.
     pub connections_max: usize,
     /// Longest time for a request's headers, from the connection's start or the end of the
     /// previous request; an idle HTTP/1.1 connection is closed after it too. Too low cuts off
-    /// distant clients, too high lets silent ones hold connections.
+    /// distant clients, too high lets silent ones hold connections; who drips headers is to be
+    /// gone within 10 s.
     pub header_timeout: Duration,
     /// Longest time for a request's body.
     pub body_timeout: Duration,
@@ -50,7 +52,7 @@ impl Default for Config {
         Self {
             basic_over_plain_http: true,
             connections_max: 20_000,
-            header_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(8),
             body_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(60),
