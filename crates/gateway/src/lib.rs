@@ -33,6 +33,7 @@
 //! region's), no sums over nodes (the region's), no grace for direct clients (their front end's).
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod attachments;
 mod config;
 mod gateway;
 mod io;

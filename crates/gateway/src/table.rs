@@ -11,6 +11,7 @@ use headcount_model::{
 };
 use smallvec::SmallVec;
 
+use crate::attachments::{Attachment, Attachments};
 use crate::config::Config;
 use crate::slab::Slab;
 use crate::uplink::{CONTROL, Register, Shard, State};
@@ -22,30 +23,17 @@ pub(crate) struct Place {
     register: u32,
 }
 
-/// A connection's place on a channel.
-#[derive(Clone, Copy, Debug)]
-struct Attachment {
-    register: u32,
-    shard: u16,
-    modes: Modes,
-    /// Whether [`Source::members`] has an entry for it.
-    has_members: bool,
-}
-
-impl Attachment {
-    fn place(&self) -> Place {
-        Place {
-            shard: self.shard,
-            register: self.register,
-        }
+impl Place {
+    #[cfg(test)]
+    pub(crate) fn new(shard: u16, register: u32) -> Self {
+        Self { shard, register }
     }
 }
 
 #[derive(Clone, Debug)]
 struct Connection {
     id: ConnectionId,
-    /// By ascending place.
-    attachments: SmallVec<[Attachment; 2]>,
+    attachments: Attachments,
 }
 
 /// Who counts: a session of an edge, or the node's clients of one app.
@@ -210,14 +198,8 @@ impl Table {
         }
         let number = self.find_connection(source, &connection);
         if let (Some(place), Some(number)) = (place, number) {
-            let attachments = &mut self
-                .sources
-                .at_mut(source)
-                .connections
-                .at_mut(number)
-                .attachments;
-            if let Ok(index) = attachments.binary_search_by_key(&place, Attachment::place) {
-                let attachment = &mut attachments[index];
+            let held = self.sources.at_mut(source).connections.at_mut(number);
+            if let Some(attachment) = held.attachments.get_mut(place) {
                 let before = std::mem::replace(&mut attachment.modes, modes);
                 if attachment.has_members && !modes.contains(Modes::PRESENCE) {
                     attachment.has_members = false;
@@ -234,21 +216,15 @@ impl Table {
         self.admit()?;
         let place = place.unwrap_or_else(|| self.add_register(source, channel));
         let number = number.unwrap_or_else(|| self.add_connection(source, connection));
-        let Self { sources, .. } = self;
-        let from = sources.at_mut(source);
+        let from = self.sources.at_mut(source);
         from.entries += 1;
-        self.entries += 1;
-        let attachments = &mut from.connections.at_mut(number).attachments;
-        let index = attachments
-            .binary_search_by_key(&place, Attachment::place)
-            .expect_err("it was not attached");
         let attachment = Attachment {
-            register: place.register,
-            shard: place.shard,
             modes,
             has_members: false,
         };
-        attachments.insert(index, attachment);
+        let attachments = &mut from.connections.at_mut(number).attachments;
+        attachments.insert(place, attachment);
+        self.entries += 1;
         let counts = &mut self.register_mut(place).occupancy;
         *counts = counts.plus(modes.occupancy());
         self.mark(place);
@@ -256,11 +232,14 @@ impl Table {
     }
 
     fn detach(&mut self, source: u32, connection: &ConnectionId, channel: &ChannelName) {
-        let Some((number, index, place)) = self.find_attachment(source, connection, channel) else {
+        let found = self.find_both(source, connection, channel);
+        let Some((number, place)) = found else {
             return;
         };
         let held = self.sources.at_mut(source).connections.at_mut(number);
-        let attachment = held.attachments.remove(index);
+        let Some(attachment) = held.attachments.remove(place) else {
+            return;
+        };
         let is_last = held.attachments.is_empty();
         if attachment.has_members {
             self.drop_members(source, number, place);
@@ -276,11 +255,11 @@ impl Table {
             return;
         };
         let held = self.sources.at_mut(source).connections.at_mut(number);
-        for attachment in std::mem::take(&mut held.attachments) {
+        for (place, attachment) in held.attachments.take() {
             if attachment.has_members {
-                self.drop_members(source, number, attachment.place());
+                self.drop_members(source, number, place);
             }
-            self.uncount(source, attachment.place(), attachment.modes);
+            self.uncount(source, place, attachment.modes);
         }
         self.drop_connection(source, number);
     }
@@ -292,14 +271,18 @@ impl Table {
         channel: ChannelName,
         member: MemberId,
     ) -> Result<(), RefusalReason> {
-        let Some((number, index, place)) = self.find_attachment(source, &connection, &channel)
-        else {
+        let found = self.find_both(source, &connection, &channel);
+        let attachment = found.and_then(|(number, place)| {
+            let held = self.sources.at_mut(source).connections.at_mut(number);
+            let attachment = held.attachments.get_mut(place).copied()?;
+            Some((number, place, attachment))
+        });
+        let Some((number, place, attachment)) = attachment else {
             return Err(RefusalReason::NotAttached {
                 connection,
                 channel,
             });
         };
-        let attachment = self.sources.at(source).connections.at(number).attachments[index];
         if !attachment.modes.contains(Modes::PRESENCE) {
             return Err(RefusalReason::NoPresenceMode {
                 connection,
@@ -314,7 +297,10 @@ impl Table {
         self.entries += 1;
         let from = self.sources.at_mut(source);
         from.entries += 1;
-        from.connections.at_mut(number).attachments[index].has_members = true;
+        let held = from.connections.at_mut(number);
+        if let Some(attachment) = held.attachments.get_mut(place) {
+            attachment.has_members = true;
+        }
         let members = from.members.entry((number, place)).or_default();
         if let Err(at) = members.binary_search(&member) {
             members.insert(at, member);
@@ -330,7 +316,7 @@ impl Table {
         channel: &ChannelName,
         member: &MemberId,
     ) {
-        let Some((number, index, place)) = self.find_attachment(source, connection, channel) else {
+        let Some((number, place)) = self.find_both(source, connection, channel) else {
             return;
         };
         let from = self.sources.at_mut(source);
@@ -343,7 +329,10 @@ impl Table {
         let _gone = members.remove(at);
         if members.is_empty() {
             from.members.remove(&(number, place));
-            from.connections.at_mut(number).attachments[index].has_members = false;
+            let held = from.connections.at_mut(number);
+            if let Some(attachment) = held.attachments.get_mut(place) {
+                attachment.has_members = false;
+            }
         }
         from.entries -= 1;
         self.entries -= 1;
@@ -525,18 +514,15 @@ impl Table {
         found.copied()
     }
 
-    /// Returns the connection's number, the attachment's index in it, and its place.
-    fn find_attachment(
+    /// Returns the connection's number and the channel's place, if the source has both.
+    fn find_both(
         &self,
         source: u32,
         connection: &ConnectionId,
         channel: &ChannelName,
-    ) -> Option<(u32, usize, Place)> {
+    ) -> Option<(u32, Place)> {
         let number = self.find_connection(source, connection)?;
-        let place = self.find(source, channel)?;
-        let attachments = &self.sources.at(source).connections.at(number).attachments;
-        let index = attachments.binary_search_by_key(&place, Attachment::place);
-        Some((number, index.ok()?, place))
+        Some((number, self.find(source, channel)?))
     }
 
     fn add_register(&mut self, source: u32, name: ChannelName) -> Place {
@@ -575,7 +561,7 @@ impl Table {
         } = sources.at_mut(source);
         let number = connections.insert(Connection {
             id,
-            attachments: SmallVec::new(),
+            attachments: Attachments::new(),
         });
         connection_ids.insert_unique(hash, number, |number| {
             names.hash_one(connections.at(*number).id.as_str())
