@@ -127,7 +127,6 @@ impl Owner {
             let channel = self.channels.entry(key).or_default();
             channel.active = true;
             channel.published = occupancy;
-            channel.floor = Some(Box::new(occupancy));
         }
         let keys: BTreeSet<ChannelKey> = self.channels.keys().cloned().collect();
         self.decide(now, keys, effects);
@@ -366,11 +365,16 @@ impl Owner {
         if !self.is_claimed() {
             return;
         }
+        let adopting = !self.is_settled();
         for key in touched {
             let Some(channel) = self.channels.get_mut(&key) else {
                 continue;
             };
-            let sum = channel.sum(&self.sources);
+            let mut sum = channel.sum(&self.sources);
+            if adopting && channel.active {
+                // Whoever is missing may be with a gateway that is not complete (R9).
+                sum = sum.max(channel.published);
+            }
             if channel.active && sum != channel.published {
                 let crossing = channel.published.crosses(&sum);
                 channel.published = sum;
@@ -391,10 +395,11 @@ impl Owner {
 
     /// Starts, stops or ends a channel's linger, as its counts ask for.
     fn linger(&mut self, now: Now, key: &ChannelKey, effects: &mut Vec<Effect>) {
+        let settled = self.is_settled();
         let Some(channel) = self.channels.get_mut(key) else {
             return;
         };
-        let wanted = channel.active && channel.published.is_zero() && channel.floor.is_none();
+        let wanted = settled && channel.active && channel.published.is_zero();
         match (wanted, channel.inactive_at) {
             (true, None) if self.config.linger.is_zero() => self.deactivate(now, key, effects),
             (true, None) => {
@@ -473,13 +478,8 @@ impl Owner {
             return;
         }
         self.phase = Phase::Settled;
-        let mut floored = BTreeSet::new();
-        for (key, channel) in &mut self.channels {
-            if channel.floor.take().is_some() {
-                floored.insert(key.clone());
-            }
-        }
-        self.decide(now, floored, effects);
+        let all = self.channels.keys().cloned().collect();
+        self.decide(now, all, effects);
         effects.push(Effect::Settled { missing });
     }
 }

@@ -22,8 +22,6 @@ pub(crate) struct Channel {
     /// What the log or a transition says of the region; zero while inactive.
     pub(crate) published: Occupancy,
     pub(crate) active: bool,
-    /// While adopting: what the log said at the claim, below which nothing is published (R9).
-    pub(crate) floor: Option<Box<Occupancy>>,
     /// When it goes inactive unless somebody comes back.
     pub(crate) inactive_at: Option<Monotonic>,
 }
@@ -45,7 +43,7 @@ impl Channel {
         }
     }
 
-    /// Returns the region's counts: the sum of its sources, the floor at least.
+    /// Returns the sum of the channel's sources.
     ///
     /// Direct clients of an earlier life of a node may be among those of its present life, so of
     /// the two only the larger counts, category by category.
@@ -69,11 +67,11 @@ impl Channel {
             };
             sum = sum.plus(entry.occupancy.minus(resumed));
         }
-        self.floor.as_deref().map_or(sum, |floor| sum.max(*floor))
+        sum
     }
 
     /// Returns whether nothing is known of the channel any more.
     pub(crate) fn is_idle(&self) -> bool {
-        !self.active && self.registered.is_empty() && self.floor.is_none()
+        !self.active && self.registered.is_empty()
     }
 }

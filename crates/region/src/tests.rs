@@ -220,6 +220,25 @@ fn adoption_waits_for_every_leased_gateway_up_to_its_cap() {
 }
 
 #[test]
+fn what_went_active_during_the_adoption_is_held_too() {
+    let mut world = World::claiming();
+    let live = vec![(NodeId(1), Incarnation(1)), (NodeId(2), Incarnation(1))];
+    world.step(Input::Gateways { live });
+    world.claim(&[]);
+    let edge = session("e", 1);
+    world.say(1, vec![GatewayItem::StreamComplete, GatewayItem::Recovered]);
+    assert_eq!(world.say(1, vec![register(&edge, "c", 2)]), ["+c 2"]);
+    assert!(world.say(1, vec![register(&edge, "c", 0)]).is_empty());
+    assert!(
+        world.later(10_000).is_empty(),
+        "the other gateway may hold it"
+    );
+    let settled = world.say(2, vec![GatewayItem::StreamComplete, GatewayItem::Recovered]);
+    assert_eq!(settled, ["c=0!", "settled []"]);
+    assert_eq!(world.later(5_000), ["-c"]);
+}
+
+#[test]
 fn a_newer_session_replaces_the_older_in_one_step() {
     let mut world = World::settled();
     let live = vec![(NodeId(1), Incarnation(1)), (NodeId(2), Incarnation(1))];
