@@ -287,6 +287,43 @@ fn more_untold_than_a_cursor_holds_is_a_gap_if_its_fence_ends() {
 }
 
 #[test]
+fn an_expiry_is_not_judged_by_an_incomplete_cursor() {
+    let mut world = settled(Config::default());
+    for _ in 0..2 {
+        for n in 0..TOLD_MAX + 6 {
+            flip(&mut world, US, n, Some(US_NODE));
+        }
+        if world.watchers.is_empty() {
+            ship(&mut world, US);
+            apply_all(&mut world);
+            world.watch(US_NODE, WatchFilter::default());
+        }
+    }
+    world.read(0, 1);
+    assert_eq!(
+        story(&world, 0).len(),
+        TOLD_MAX + 6,
+        "all were told inactive"
+    );
+    world.resume(0, EU_NODE, 0);
+    world.log.expire(US, 100);
+    world.log.commit();
+    apply_all(&mut world);
+    world.read(0, 1);
+    let next = &world.watchers[0].told[1];
+    assert!(
+        matches!(
+            next,
+            WatchItem::Gap {
+                region: Some(_),
+                ..
+            }
+        ),
+        "{next:?}"
+    );
+}
+
+#[test]
 fn the_slow_are_rolled_up_then_ended_and_others_never_notice() {
     let config = Config {
         ring_events_max: 40,
