@@ -55,7 +55,6 @@ impl Pending {
         let mut open: BTreeMap<ChannelKey, usize> = BTreeMap::new();
         let mut kept: Vec<Option<Transition>> = Vec::with_capacity(before);
         let mut left_active: BTreeMap<ChannelKey, Occupancy> = BTreeMap::new();
-        let mut left_active: BTreeMap<ChannelKey, Occupancy> = BTreeMap::new();
         for transition in self.transitions.drain(..) {
             let Some(first) = open.remove(&transition.channel) else {
                 left_active.remove(&transition.channel);

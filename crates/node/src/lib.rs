@@ -1,5 +1,28 @@
-//! Wiring of one node: tasks, configuration, telemetry, admin port, drain.
+//! One node of Headcount: every stage and shell, wired.
+//!
+//! ```text
+//! edge ─▶ gateway ─▶ region ─▶ gossip ─▶ coordinator ─▶ feed ─▶ people
+//!            └──────────────── NODE ────────────────────────┘
+//! ```
+//!
+//! [`Node::start`] takes a checked [`config::Config`] and bound [`Listeners`] and brings the node to
+//! its cluster; `node.rs` reads as the story of that. Each shard that the node hosts has a driver
+//! task (`shard`), the gateway has one (`gateway`), and the control group's work is in `control`.
+//! What shells need from outside is implemented in `adapters`, and nowhere else.
+//!
+//! What it does not do: decide. Every decision is a stage's.
 
+mod adapters;
 pub mod admin;
+mod clock;
 pub mod config;
+mod control;
+mod founding;
+mod gateway;
+mod node;
+mod shard;
+mod shards;
+mod tasks;
 pub mod telemetry;
+
+pub use node::{Founding, Listeners, Node, NotReady, Options, StartError, StopReason};

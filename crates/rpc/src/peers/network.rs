@@ -19,8 +19,9 @@ use headcount_wire::proto::consensus::v1::{
 use headcount_wire::proto::gossip::v1::gossip_client::GossipClient;
 use headcount_wire::{NameWriter, Parcel, encode_parcels};
 use tokio::task::JoinHandle;
-use tonic::Request;
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
 
 use super::handshake::Identity;
 use super::link::{BatchStream, Outlet, Refused, outlet};
@@ -230,6 +231,14 @@ impl Network {
         request
     }
 
+    /// Checks that a request comes from a member of this node's cluster; returns which.
+    ///
+    /// # Errors
+    /// The status that the caller is to be told.
+    pub fn admit(&self, metadata: &MetadataMap) -> Result<NodeId, Status> {
+        self.identity().admit(metadata)
+    }
+
     /// Returns whether both streams to a node are open, as far as is known.
     #[must_use]
     pub fn is_connected(&self, to: NodeId) -> bool {
@@ -333,7 +342,7 @@ impl<T> Stream for Requests<T> {
 }
 
 /// Returns what logs the end of a stream that begins now.
-fn log_end(stream: &'static str) -> impl FnOnce(Result<(), tonic::Status>) -> bool {
+fn log_end(stream: &'static str) -> impl FnOnce(Result<(), Status>) -> bool {
     let started = tokio::time::Instant::now();
     move |ended| {
         match ended {

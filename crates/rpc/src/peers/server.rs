@@ -59,7 +59,7 @@ impl Consensus for PeerService {
         &self,
         request: Request<Streaming<ExchangeRequest>>,
     ) -> Result<Response<ExchangeResponse>, Status> {
-        let from = self.network.identity().admit(request.metadata())?;
+        let from = self.network.admit(request.metadata())?;
         let mut requests = request.into_inner();
         while let Some(request) = requests.message().await? {
             for envelope in request.envelopes {
@@ -73,7 +73,7 @@ impl Consensus for PeerService {
         &self,
         request: Request<Streaming<InstallSnapshotRequest>>,
     ) -> Result<Response<InstallSnapshotResponse>, Status> {
-        self.network.identity().admit(request.metadata())?;
+        self.network.admit(request.metadata())?;
         let mut parts = request.into_inner();
         let first = parts.message().await?.and_then(|first| first.part);
         let Some(Part::Header(header)) = first else {
@@ -118,7 +118,7 @@ impl Gossip for PeerService {
         &self,
         request: Request<Streaming<TellRequest>>,
     ) -> Result<Response<TellResponse>, Status> {
-        let from = self.network.identity().admit(request.metadata())?;
+        let from = self.network.admit(request.metadata())?;
         let mut requests = request.into_inner();
         let mut names = NameReader::default();
         while let Some(request) = requests.message().await? {

@@ -1,0 +1,120 @@
+//! Keys for the public listener and the reporter port.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use headcount_access::{AccessError, Apps, Credential, Operation, Presented, authenticate};
+use headcount_api::ports::{Access, Clock as ApiClock, Entropy};
+use headcount_model::{AppId, ChannelName, Timestamp};
+use headcount_rpc::{reporter, watch};
+
+use crate::clock::Clock;
+
+/// The channel whose `subscribe` permits to watch.
+const LIFECYCLE: &str = "[meta]channel.lifecycle";
+
+/// The configured keys.
+#[derive(Clone)]
+pub(crate) struct Keys {
+    apps: Arc<Apps>,
+}
+
+impl Keys {
+    pub(crate) fn new(apps: Arc<Apps>) -> Self {
+        Self { apps }
+    }
+
+    fn credential(&self, authorization: Option<&str>) -> Result<Credential, AccessError> {
+        let presented = Presented::from_authorization(authorization.unwrap_or_default())?;
+        authenticate(&self.apps, presented, Clock::wall().0)
+    }
+}
+
+impl Access for Keys {
+    fn apps(&self) -> Arc<Apps> {
+        Arc::clone(&self.apps)
+    }
+
+    fn check(&self, _credential: &Credential) -> Result<(), AccessError> {
+        // Nothing can be revoked yet but whole keys, which the configuration disables.
+        Ok(())
+    }
+}
+
+/// What an edge's credential permits.
+pub(crate) struct EdgeGrant {
+    app: AppId,
+    credential: Credential,
+}
+
+impl reporter::Grant for EdgeGrant {
+    fn app(&self) -> &AppId {
+        &self.app
+    }
+
+    fn may_report(&self, channel: &ChannelName) -> bool {
+        self.credential
+            .may(Operation::OccupancyReport, channel.as_str())
+            .is_ok()
+    }
+
+    fn expires_in(&self) -> Option<Duration> {
+        let expires = self.credential.expires_at_ms()?;
+        Some(Duration::from_millis(
+            expires.saturating_sub(Clock::wall().0),
+        ))
+    }
+}
+
+impl reporter::Authorize for Keys {
+    type Grant = EdgeGrant;
+
+    fn authorize(&self, authorization: Option<&str>) -> Result<EdgeGrant, reporter::Denied> {
+        let unauthenticated = |reason: String| reporter::Denied::Unauthenticated(reason);
+        let credential = self.credential(authorization);
+        let credential = credential.map_err(|error| unauthenticated(error.to_string()))?;
+        let app = AppId::new(credential.app());
+        let app = app.map_err(|error| unauthenticated(error.to_string()))?;
+        Ok(EdgeGrant { app, credential })
+    }
+}
+
+impl watch::Admission for Keys {
+    fn admit_watcher<'a>(
+        &'a self,
+        authorization: &'a str,
+    ) -> BoxFuture<'a, Result<AppId, watch::Denied>> {
+        let admitted = || {
+            let unauthenticated = |reason: String| watch::Denied::Unauthenticated(reason);
+            let credential = self.credential(Some(authorization));
+            let credential = credential.map_err(|error| unauthenticated(error.to_string()))?;
+            let permitted = credential.may(Operation::Subscribe, LIFECYCLE);
+            permitted.map_err(|error| watch::Denied::PermissionDenied(error.to_string()))?;
+            AppId::new(credential.app()).map_err(|error| unauthenticated(error.to_string()))
+        };
+        let admitted = admitted();
+        async move { admitted }.boxed()
+    }
+}
+
+/// The wall clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WallClock;
+
+impl ApiClock for WallClock {
+    fn wall(&self) -> Timestamp {
+        Clock::wall()
+    }
+}
+
+/// The system's randomness.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    fn bytes(&self) -> [u8; 16] {
+        rand::random()
+    }
+}

@@ -1,0 +1,135 @@
+//! What other nodes ask of this one about membership, leases and leaderships.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use headcount_consensus::ReadError;
+use headcount_model::control::{
+    ControlCommand, ControlReply, Fingerprint, GroupId, Handshake, Outcome, Protocols,
+    TimingProfile,
+};
+use headcount_model::{Era, Incarnation, NodeId};
+use headcount_placement::{Control, RenewError};
+use headcount_rpc::control::{ControlPort, JoinAsk, JoinReply, MemberAt, PortError, RenewReply};
+use tokio::sync::watch;
+
+use crate::control::keeper::Keeper;
+use crate::control::{ControlError, ControlHandle};
+use crate::shards::Shards;
+
+/// How long this node's own replica may take to show a member that has just joined.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Answers other nodes.
+pub(crate) struct NodeControl {
+    pub(crate) handle: ControlHandle,
+    pub(crate) keeper: Keeper,
+    pub(crate) control: watch::Receiver<Arc<Control>>,
+    pub(crate) shards: watch::Receiver<Option<Shards>>,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) timing: TimingProfile,
+}
+
+impl NodeControl {
+    async fn admit(&self, ask: JoinAsk) -> Result<JoinReply, PortError> {
+        let facts = self.control.borrow().facts().cloned();
+        let unfounded = || PortError::Unavailable("the cluster is not founded yet".to_owned());
+        let facts = facts.ok_or_else(unfounded)?;
+        let ours = Handshake {
+            protocols: Protocols::OURS,
+            cluster: Some(facts.id),
+            era: facts.era,
+            fingerprint: self.fingerprint,
+            timing: self.timing,
+            node: None,
+            incarnation: Incarnation(0),
+        };
+        let theirs = Handshake {
+            cluster: None,
+            era: Era(0),
+            ..ask.handshake
+        };
+        let agreed = ours.agree(&theirs);
+        agreed.map_err(|error| PortError::Refused(error.to_string()))?;
+        let joined = self.handle.propose(ControlCommand::Join(ask.node)).await;
+        let (node, incarnation, replica) = match joined {
+            Ok(Outcome::Joined {
+                node,
+                incarnation,
+                replica,
+            }) => (node, incarnation, replica),
+            Ok(other) => return Err(PortError::Unavailable(format!("an odd answer: {other:?}"))),
+            Err(ControlError::Refused(refusal)) => {
+                return Err(PortError::Refused(refusal.to_string()));
+            }
+            Err(error) => return Err(PortError::Unavailable(error.to_string())),
+        };
+        // The members as of the join, so that the node knows all whom it may have to talk to.
+        let mut control = self.control.clone();
+        let seen = control.wait_for(|control| control.node(node).is_some());
+        let seen = tokio::time::timeout(JOIN_TIMEOUT, seen).await;
+        let late = || PortError::Unavailable("this node lags behind the control group".to_owned());
+        let control = seen.map_err(|_| late())?.map_err(|_| late())?.clone();
+        let members = control.nodes().iter().map(|(id, member)| MemberAt {
+            node: *id,
+            region: member.region.clone(),
+            peer: member.addresses.peer.clone(),
+        });
+        let members = members.collect();
+        Ok(JoinReply {
+            cluster: facts.id,
+            node,
+            replica,
+            incarnation,
+            members,
+        })
+    }
+}
+
+impl ControlPort for NodeControl {
+    fn join(&self, ask: JoinAsk) -> BoxFuture<'_, Result<JoinReply, PortError>> {
+        self.admit(ask).boxed()
+    }
+
+    fn propose(&self, command: ControlCommand) -> BoxFuture<'_, Result<ControlReply, PortError>> {
+        async move {
+            let proposed = self.handle.propose_here(&command).await;
+            proposed.map_err(|error| PortError::Unavailable(error.to_string()))
+        }
+        .boxed()
+    }
+
+    fn renew(&self, node: NodeId, incarnation: Incarnation) -> Result<RenewReply, PortError> {
+        let control = self.control.borrow().clone();
+        let renewed = self.keeper.renew(&control, node, incarnation);
+        let elsewhere = || PortError::Unavailable("this node does not keep the leases".to_owned());
+        match renewed.ok_or_else(elsewhere)? {
+            Ok(lease) => Ok(RenewReply::Renewed { lease }),
+            Err(RenewError::Ended { current, .. }) => Ok(RenewReply::Ended { current }),
+            Err(error @ RenewError::NotAMember(_)) => Err(PortError::Refused(error.to_string())),
+        }
+    }
+
+    fn read_index(&self, group: GroupId) -> BoxFuture<'_, Result<u64, PortError>> {
+        async move {
+            let hosted = group
+                .shard()
+                .and_then(|shard| self.shards.borrow().as_ref()?.get(shard));
+            let group = match group {
+                GroupId::Control => Some(self.handle.group().clone()),
+                GroupId::Shard(_) => hosted.map(|hosted| hosted.group),
+            };
+            let unknown = || PortError::Unavailable("the group is not on this node".to_owned());
+            let read = group.ok_or_else(unknown)?.read_index().await;
+            read.map_err(|error| match error {
+                ReadError::NoQuorum => PortError::Refused(error.to_string()),
+                ReadError::NotLeader { .. } | ReadError::Stopped => {
+                    PortError::Unavailable(error.to_string())
+                }
+            })
+        }
+        .boxed()
+    }
+}

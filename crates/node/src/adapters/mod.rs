@@ -1,0 +1,17 @@
+//! The ports of the shells, implemented over the node's parts. Nobody else implements them.
+
+mod access;
+mod control;
+mod directory;
+mod operator;
+mod peers;
+mod sessions;
+mod watches;
+
+pub(crate) use access::{Keys, SystemEntropy, WallClock};
+pub(crate) use control::NodeControl;
+pub(crate) use directory::NodeDirectory;
+pub(crate) use operator::NodeOperator;
+pub(crate) use peers::{NodeInbound, RaftPeers};
+pub(crate) use sessions::NodeSessions;
+pub(crate) use watches::NodeWatches;

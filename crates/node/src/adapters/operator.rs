@@ -1,0 +1,277 @@
+//! The node as its operators see it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use headcount_consensus::{GroupId as RaftGroupId, Leadership};
+use headcount_model::control::{ControlCommand, GroupId};
+use headcount_model::{NodeId, ShardId};
+use headcount_placement::Control;
+use tokio::sync::watch;
+
+use crate::admin::status::{
+    AddressesRow, ClusterRow, ControlRow, LeaderRow, NodeRow, OwnerRow, RegionRow, ShardRow,
+    standing_name, state_name,
+};
+use crate::admin::{ClusterStatus, Health, Operator, OperatorCommand, OperatorError, Readiness};
+use crate::control::ControlError;
+use crate::node::{Booted, Progress};
+
+/// How long an operator waits for a cluster to be founded.
+const FOUND_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Operates this node and, through it, the cluster.
+pub(crate) struct NodeOperator {
+    progress: Progress,
+    booted: watch::Receiver<Option<Booted>>,
+    /// Asks the node to found a cluster.
+    found: watch::Sender<bool>,
+    /// Whether the node was told to join one instead.
+    joins: bool,
+}
+
+impl NodeOperator {
+    pub(crate) fn new(
+        progress: Progress,
+        booted: watch::Receiver<Option<Booted>>,
+        found: watch::Sender<bool>,
+        joins: bool,
+    ) -> Self {
+        Self {
+            progress,
+            booted,
+            found,
+            joins,
+        }
+    }
+
+    fn booted(&self) -> Option<Booted> {
+        self.booted.borrow().clone()
+    }
+
+    async fn cluster_status(&self) -> ClusterStatus {
+        let control = self.progress.control.borrow().clone();
+        let mut status = ClusterStatus {
+            answered_by: self.progress.node.borrow().map(|node| node.0),
+            cluster: control.facts().map(|facts| ClusterRow {
+                id: facts.id.to_string(),
+                name: facts.name.clone(),
+                shards: facts.shards,
+                timing: facts.timing.to_string(),
+                era: facts.era.0,
+            }),
+            plan_pending: control
+                .groups()
+                .values()
+                .filter(|group| !group.is_confirmed())
+                .count(),
+            ..ClusterStatus::default()
+        };
+        let Some(booted) = self.booted() else {
+            return status;
+        };
+        status.shards = control
+            .shards()
+            .map(|shard| self.shard_row(&booted, &control, shard))
+            .collect();
+        status.nodes = control
+            .nodes()
+            .keys()
+            .map(|id| node_row(&booted, &control, &status.shards, *id))
+            .collect();
+        status.regions = control
+            .regions()
+            .iter()
+            .map(|(name, region)| {
+                let theirs = control.nodes().values().filter(|node| node.region == *name);
+                let led = |shard: &&ShardRow| {
+                    shard
+                        .leader
+                        .as_ref()
+                        .is_some_and(|leader| leader.region == name.as_str())
+                };
+                RegionRow {
+                    name: name.to_string(),
+                    weight: region.weight,
+                    nodes: theirs.clone().count(),
+                    leaders: status.shards.iter().filter(led).count(),
+                    live: theirs.clone().any(headcount_placement::Node::is_live),
+                }
+            })
+            .collect();
+        let known = booted.handle.group().status();
+        let (voters, learners) = members(&control, GroupId::Control);
+        status.control = ControlRow {
+            leader: leader_row(&control, &known.leadership),
+            term: term(&known.leadership),
+            voters,
+            learners,
+            applied: known.applied.unwrap_or(0),
+        };
+        status
+    }
+
+    fn shard_row(&self, booted: &Booted, control: &Control, shard: ShardId) -> ShardRow {
+        let id = GroupId::Shard(shard);
+        let known = booted
+            .host
+            .group(RaftGroupId(id.number()))
+            .map(|group| group.status());
+        let hosted = self
+            .progress
+            .shards
+            .borrow()
+            .as_ref()
+            .and_then(|shards| shards.get(shard));
+        let owners = control.regions().keys().map(|region| {
+            let tenure = control.tenure(region, shard).unwrap_or_default();
+            let mark = hosted
+                .as_ref()
+                .map(|hosted| hosted.replica.read().mark(region));
+            OwnerRow {
+                region: region.to_string(),
+                node: tenure.holder.map(|(node, _)| node.0),
+                fence: tenure.fence.0,
+                settled: mark.is_some_and(|mark| mark.fence == tenure.fence && mark.settled),
+            }
+        });
+        let owners = owners.collect();
+        let (voters, learners) = members(control, id);
+        ShardRow {
+            shard: shard.0,
+            leader: known
+                .as_ref()
+                .and_then(|known| leader_row(control, &known.leadership)),
+            term: known.as_ref().map_or(0, |known| term(&known.leadership)),
+            owners,
+            voters,
+            learners,
+            applied: known.as_ref().and_then(|known| known.applied),
+            committed: known.as_ref().and_then(|known| known.committed),
+            channels: hosted
+                .as_ref()
+                .map(|hosted| hosted.replica.read().channels()),
+        }
+    }
+
+    async fn carry_out(&self, command: OperatorCommand) -> Result<(), OperatorError> {
+        command.check()?;
+        let booted = self.booted().ok_or(OperatorError::NoCluster)?;
+        let command = match command {
+            OperatorCommand::Drain(node) => ControlCommand::Drain(node),
+            OperatorCommand::Undrain(node) => ControlCommand::Undrain(node),
+            OperatorCommand::Remove(node) => ControlCommand::Remove(node),
+            OperatorCommand::SetWeights(weights) => ControlCommand::SetWeights(weights),
+            OperatorCommand::SetOccupancyInterval(occupancy_interval) => {
+                ControlCommand::SetPacing { occupancy_interval }
+            }
+            OperatorCommand::SetCopies(copies) => ControlCommand::SetCopies(copies),
+        };
+        match booted.handle.propose(command).await {
+            Ok(_) => Ok(()),
+            Err(ControlError::Refused(refusal)) => Err(OperatorError::Refused(refusal)),
+            Err(ControlError::Unavailable { reason }) => Err(OperatorError::Unknown(reason)),
+        }
+    }
+
+    async fn found_cluster(&self) -> Result<(), OperatorError> {
+        if self.progress.node.borrow().is_some() || self.joins {
+            return Err(OperatorError::HasCluster);
+        }
+        self.found.send_replace(true);
+        let mut control = self.progress.control.clone();
+        let founded = control.wait_for(|control| control.facts().is_some());
+        match tokio::time::timeout(FOUND_TIMEOUT, founded).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(OperatorError::Unknown("the node is stopping".to_owned())),
+            Err(_) => Err(OperatorError::Unknown(
+                "it takes longer than 30 s".to_owned(),
+            )),
+        }
+    }
+}
+
+impl Operator for NodeOperator {
+    fn health(&self) -> Health {
+        let broken = self
+            .progress
+            .fatal
+            .borrow()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        Health { broken }
+    }
+
+    fn readiness(&self) -> Readiness {
+        Readiness {
+            missing: self.progress.missing(),
+        }
+    }
+
+    fn status(&self) -> BoxFuture<'_, ClusterStatus> {
+        self.cluster_status().boxed()
+    }
+
+    fn init(&self) -> BoxFuture<'_, Result<(), OperatorError>> {
+        self.found_cluster().boxed()
+    }
+
+    fn command(&self, command: OperatorCommand) -> BoxFuture<'_, Result<(), OperatorError>> {
+        self.carry_out(command).boxed()
+    }
+}
+
+/// Returns the nodes whose replicas of a group shall vote, and those that shall listen.
+fn members(control: &Control, id: GroupId) -> (Vec<u64>, Vec<u64>) {
+    control
+        .target_membership(id)
+        .map_or_else(Default::default, |wanted| {
+            let nodes = |side: &BTreeMap<_, NodeId>| side.values().map(|node| node.0).collect();
+            (nodes(&wanted.voters), nodes(&wanted.learners))
+        })
+}
+
+fn term(leadership: &Leadership) -> u64 {
+    leadership.epoch.map_or(0, |epoch| epoch.term)
+}
+
+fn leader_row(control: &Control, leadership: &Leadership) -> Option<LeaderRow> {
+    let node = leadership.leader?.node;
+    let region = control.node(node)?.region.to_string();
+    Some(LeaderRow {
+        node: node.0,
+        region,
+    })
+}
+
+fn node_row(booted: &Booted, control: &Control, shards: &[ShardRow], id: NodeId) -> NodeRow {
+    let standing = booted.keeper.standing(control, id);
+    let led = shards.iter().filter(|shard| {
+        shard
+            .leader
+            .as_ref()
+            .is_some_and(|leader| leader.node == id.0)
+    });
+    let votes = shards.iter().filter(|shard| shard.voters.contains(&id.0));
+    let holdings = control.holdings(id);
+    let mut row = NodeRow {
+        id: id.0,
+        standing: standing.map(|(standing, _)| standing_name(standing).to_owned()),
+        lease_age_ms: standing.map(|(_, age)| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        replicas: usize::try_from(holdings.replicas).unwrap_or(usize::MAX),
+        voters: votes.count(),
+        leaders: led.count(),
+        ..NodeRow::default()
+    };
+    if let Some(node) = control.node(id) {
+        row.region = node.region.to_string();
+        row.zone.clone_from(&node.zone);
+        row.state = state_name(node.state, node.draining).to_owned();
+        row.incarnation = node.incarnation.0;
+        row.addresses = AddressesRow::from(&node.addresses);
+    }
+    row
+}

@@ -1,0 +1,105 @@
+//! Consensus and gossip over the network between nodes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use headcount_consensus::{Host, PeerError, Peers};
+use headcount_model::{NodeId, ShardId};
+use headcount_placement::GroupId;
+use headcount_rpc::peers::{Inbound, Network, SendError};
+use headcount_wire::Parcel;
+use headcount_wire::proto::consensus::v1::envelope::Body;
+use headcount_wire::proto::consensus::v1::{Envelope, SnapshotHeader, SnapshotReply};
+use tokio::sync::watch;
+
+use crate::shard::Mail;
+use crate::shards::Shards;
+
+/// The way of raft's envelopes to other nodes.
+pub(crate) struct RaftPeers {
+    network: Network,
+}
+
+impl RaftPeers {
+    pub(crate) fn new(network: Network) -> Self {
+        Self { network }
+    }
+}
+
+fn peer_error(error: SendError) -> PeerError {
+    match error {
+        SendError::NotConnected => PeerError::NotConnected,
+        SendError::Full => PeerError::Full,
+        SendError::Broken => PeerError::Broken,
+    }
+}
+
+impl Peers for RaftPeers {
+    fn send(&self, to: NodeId, envelope: Envelope) -> Result<(), PeerError> {
+        self.network.send_envelope(to, envelope).map_err(peer_error)
+    }
+
+    fn send_snapshot(
+        &self,
+        to: NodeId,
+        header: SnapshotHeader,
+        chunks: Vec<Bytes>,
+    ) -> BoxFuture<'_, Result<SnapshotReply, PeerError>> {
+        async move {
+            self.network
+                .send_snapshot(to, header, chunks)
+                .await
+                .map_err(peer_error)
+        }
+        .boxed()
+    }
+}
+
+/// Where what other nodes send goes.
+pub(crate) struct NodeInbound {
+    pub(crate) host: Host,
+    /// Known once the node has a cluster.
+    pub(crate) shards: watch::Receiver<Option<Shards>>,
+}
+
+impl NodeInbound {
+    fn shard(&self, shard: ShardId) -> Option<crate::shards::Hosted> {
+        self.shards.borrow().as_ref()?.get(shard)
+    }
+}
+
+impl Inbound for NodeInbound {
+    fn envelope(&self, from: NodeId, envelope: Envelope) {
+        if matches!(envelope.body, Some(Body::Append(_))) {
+            let shard = GroupId::from_number(envelope.group).and_then(GroupId::shard);
+            if let Some(hosted) = shard.and_then(|shard| self.shard(shard)) {
+                hosted.hear();
+            }
+        }
+        self.host.receive(from, envelope);
+    }
+
+    fn parcel(&self, _from: NodeId, parcel: Parcel) {
+        if let Some(hosted) = self.shard(parcel.shard) {
+            hosted.mailbox.post(Mail::Parcel(parcel.body));
+        }
+    }
+
+    fn snapshot(
+        &self,
+        header: SnapshotHeader,
+        chunks: Vec<Bytes>,
+    ) -> BoxFuture<'static, SnapshotReply> {
+        let host = self.host.clone();
+        async move { host.receive_snapshot(header, chunks).await }.boxed()
+    }
+}
+
+/// Keeps the inbound side shareable.
+impl NodeInbound {
+    pub(crate) fn shared(self) -> Arc<dyn Inbound> {
+        Arc::new(self)
+    }
+}

@@ -1,0 +1,171 @@
+//! Starts and stops the replicas that the control group places on this node.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use headcount_consensus::{GroupId as RaftGroupId, Host, Member, ReplicaConfig};
+use headcount_coordinator::Shard;
+use headcount_feed::{ShardFeed, Start};
+use headcount_model::{Incarnation, NodeId, RegionName, ShardId};
+use headcount_placement::{Control, GroupId, Hosted as Placed};
+use headcount_rpc::peers::Network;
+use tokio::sync::{mpsc, watch};
+
+use crate::clock::Clock;
+use crate::gateway::GatewayHandle;
+use crate::shard::{Driver, DriverConfig, Machine, Mail, Replica, mailbox};
+use crate::shards::{Hosted, Shards, Wakers};
+use crate::tasks::Tasks;
+
+/// How long to wait before something that failed is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// What hosting works with.
+pub(crate) struct Hosting {
+    pub(crate) node: NodeId,
+    pub(crate) region: RegionName,
+    pub(crate) clock: Clock,
+    pub(crate) host: Host,
+    pub(crate) store: headcount_consensus::store::Store,
+    pub(crate) owner: headcount_region::Config,
+    pub(crate) gossip: headcount_gossip::Config,
+    pub(crate) feed: headcount_feed::Config,
+    pub(crate) network: Network,
+    pub(crate) gateway: GatewayHandle,
+    pub(crate) shards: Shards,
+    pub(crate) wakers: Wakers,
+    pub(crate) control: watch::Receiver<Arc<Control>>,
+    pub(crate) incarnation: watch::Receiver<Incarnation>,
+    /// True once everything placed here was started.
+    pub(crate) complete: watch::Sender<bool>,
+    pub(crate) tasks: Tasks,
+}
+
+impl Hosting {
+    /// Runs until the control state is gone.
+    pub(crate) async fn run(mut self) {
+        self.control.mark_changed();
+        let mut retry = false;
+        loop {
+            let changed = async {
+                if retry {
+                    tokio::time::timeout(RETRY, self.control.changed())
+                        .await
+                        .unwrap_or(Ok(()))
+                } else {
+                    self.control.changed().await
+                }
+            };
+            if changed.await.is_err() {
+                return;
+            }
+            let control = self.control.borrow_and_update().clone();
+            retry = !self.settle(&control).await;
+            self.complete.send_replace(!retry);
+        }
+    }
+
+    /// Makes what runs here be what is placed here; returns whether all of it is.
+    async fn settle(&self, control: &Control) -> bool {
+        let placed: Vec<Placed> = control.replicas_of(self.node).collect();
+        let mut settled = true;
+        for replica in &placed {
+            let Some(shard) = replica.group.shard() else {
+                continue;
+            };
+            if self.shards.get(shard).is_none() && !replica.leaving {
+                settled &= self.start(control, shard, replica).await;
+            }
+        }
+        let wanted: BTreeSet<ShardId> = placed
+            .iter()
+            .filter_map(|replica| replica.group.shard())
+            .collect();
+        let here: Vec<ShardId> = self.shards.all().keys().copied().collect();
+        for shard in here.into_iter().filter(|shard| !wanted.contains(shard)) {
+            self.stop(shard).await;
+        }
+        settled
+    }
+
+    async fn start(&self, control: &Control, shard: ShardId, placed: &Placed) -> bool {
+        let era = control
+            .facts()
+            .map_or_else(Default::default, |facts| facts.era);
+        let feed = ShardFeed::new(
+            self.feed.clone(),
+            era,
+            shard,
+            self.region.clone(),
+            Start::default(),
+        );
+        let replica = Replica::new(
+            self.region.clone(),
+            Shard::new(shard, era),
+            feed,
+            self.wakers.clone(),
+        );
+        let replica = Arc::new(replica);
+        let machine = Machine::new(Arc::clone(&replica), self.store.journal());
+        let config = ReplicaConfig {
+            group: RaftGroupId(GroupId::Shard(shard).number()),
+            replica: placed.replica,
+            journal: Some(u64::from(shard.0)),
+        };
+        let group = match self.host.start_group(config, Box::new(machine)).await {
+            Ok(group) => group,
+            Err(error) => {
+                tracing::error!(target: "consensus", shard = shard.0, %error, "not started");
+                return false;
+            }
+        };
+        if placed.founder && group.status().last_log.is_none() {
+            let founder = Member {
+                replica: placed.replica,
+                node: self.node,
+            };
+            if let Err(error) = group.initialize(&[founder]).await {
+                tracing::warn!(target: "consensus", shard = shard.0, %error, "not formed");
+            }
+        }
+        let (mailbox, mail) = mailbox();
+        let (ownership, owned) = watch::channel(None);
+        self.drive(Arc::clone(&replica), group.clone(), mail, ownership);
+        self.shards
+            .insert(shard, Hosted::new(replica, group, mailbox, owned));
+        true
+    }
+
+    fn drive(
+        &self,
+        replica: Arc<Replica>,
+        group: headcount_consensus::Group,
+        mail: mpsc::Receiver<Mail>,
+        ownership: watch::Sender<Option<(headcount_model::Fence, bool)>>,
+    ) {
+        let config = DriverConfig {
+            node: self.node,
+            region: self.region.clone(),
+            clock: self.clock,
+            owner: self.owner,
+            gossip: self.gossip,
+            network: self.network.clone(),
+            gateway: self.gateway.clone(),
+            control: self.control.clone(),
+            incarnation: self.incarnation.clone(),
+        };
+        let driver = Driver::new(config, replica, group, mail, ownership);
+        // Ends when its mailbox is dropped, with the shard's place in the table.
+        self.tasks.spawn(driver.run());
+    }
+
+    async fn stop(&self, shard: ShardId) {
+        // Dropping the mailbox ends the driver.
+        drop(self.shards.remove(shard));
+        let group = RaftGroupId(GroupId::Shard(shard).number());
+        if let Err(error) = self.host.stop_group(group, true).await {
+            tracing::error!(target: "consensus", shard = shard.0, %error, "not forgotten");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What the control group's leader does: keeps leases, declares nodes dead, plans.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use headcount_consensus::{Group, Role};
+use headcount_model::{Incarnation, NodeId};
+use headcount_placement::{
+    Control, ControlCommand, LeaseConfig, Leases, PlanOptions, RenewError, Standing, plan,
+};
+use tokio::sync::watch;
+
+use super::ControlHandle;
+use crate::clock::Clock;
+
+/// Longest time between two looks at the plan.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// The leases of all nodes, while this node leads the control group. A cheap handle.
+#[derive(Clone, Debug)]
+pub(crate) struct Keeper {
+    clock: Clock,
+    config: LeaseConfig,
+    leases: Arc<Mutex<Option<Leases>>>,
+}
+
+impl Keeper {
+    pub(crate) fn new(clock: Clock, config: LeaseConfig) -> Self {
+        Self {
+            clock,
+            config,
+            leases: Arc::default(),
+        }
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Option<Leases>) -> T) -> T {
+        act(&mut self.leases.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Renews a node's lease; `None` if this node does not lead.
+    pub(crate) fn renew(
+        &self,
+        control: &Control,
+        node: NodeId,
+        incarnation: Incarnation,
+    ) -> Option<Result<Duration, RenewError>> {
+        let now = self.clock.monotonic();
+        self.with(|leases| {
+            leases
+                .as_mut()
+                .map(|leases| leases.renew(now, control, node, incarnation))
+        })
+    }
+
+    /// Returns what is to be said about a node's life and how long ago it was heard; `None` if this
+    /// node does not lead.
+    pub(crate) fn standing(&self, control: &Control, node: NodeId) -> Option<(Standing, Duration)> {
+        let now = self.clock.monotonic();
+        self.with(|leases| {
+            let leases = leases.as_ref()?;
+            Some((
+                leases.standing(now, control, node),
+                leases.age(now, control, node),
+            ))
+        })
+    }
+
+    /// Runs for ever: begins with full leases at each election, ends them with leadership.
+    pub(crate) async fn run(
+        self,
+        group: Group,
+        mut control: watch::Receiver<Arc<Control>>,
+        handle: ControlHandle,
+    ) {
+        let mut leadership = group.watch();
+        loop {
+            let leads = leadership.borrow_and_update().role == Role::Leader;
+            if !leads {
+                self.with(|leases| *leases = None);
+                if leadership.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            let now = self.clock.monotonic();
+            let state = control.borrow_and_update().clone();
+            let (commands, deadline) = self.with(|leases| {
+                let leases = leases.get_or_insert_with(|| Leases::new(self.config, now, &state));
+                let mut commands = leases.expire(now, &state);
+                let given_up = leases.given_up(now);
+                commands.extend(plan(
+                    &state,
+                    &PlanOptions {
+                        given_up,
+                        ..PlanOptions::default()
+                    },
+                ));
+                (commands, leases.next_deadline(&state))
+            });
+            for command in commands {
+                propose(&handle, command).await;
+            }
+            let until = self.clock.instant(deadline.min(now.after(LOOK)));
+            tokio::select! {
+                changed = control.changed() => if changed.is_err() { return },
+                changed = leadership.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep_until(until) => {}
+            }
+        }
+    }
+}
+
+async fn propose(handle: &ControlHandle, command: ControlCommand) {
+    if let ControlCommand::LeaseLost { node, incarnation } = &command {
+        tracing::warn!(target: "placement", %node, %incarnation, "a lease ran out");
+    }
+    if let Err(error) = handle.propose(command).await {
+        // It is planned again with the next look.
+        tracing::debug!(target: "placement", %error, "a command was not applied");
+    }
+}

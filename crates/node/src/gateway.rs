@@ -1,0 +1,260 @@
+//! The gateway's task: sessions of edges go in, updates to regional owners come out.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use headcount_gateway::{Effect, Gateway, Input, StreamId};
+use headcount_model::{
+    Fence, GatewayUpdate, Incarnation, Monotonic, NodeId, RegionName, ReportAck, SessionError,
+    ShardId, Stage, Welcome,
+};
+use headcount_placement::Control;
+use headcount_rpc::peers::Network;
+use headcount_wire::{Parcel, ParcelBody};
+use tokio::sync::{mpsc, watch};
+
+use crate::clock::Clock;
+use crate::shard::Mail;
+use crate::shards::Shards;
+use crate::telemetry;
+
+/// Inputs that may wait for the gateway. Each stream has at most two under way, each shard a window
+/// of acknowledgements; a stream waits when it is full.
+const INPUTS_MAX: usize = 16_384;
+
+/// Most inputs that are taken before their consequences are carried out.
+const INPUTS_BATCH: usize = 256;
+
+/// What the gateway tells a stream.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Welcome(Welcome),
+    Ack(ReportAck),
+    Close(SessionError),
+}
+
+/// The way to the gateway. A cheap handle.
+#[derive(Clone, Debug)]
+pub(crate) struct GatewayHandle(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    inputs: mpsc::Sender<Input>,
+    streams: Mutex<Streams>,
+}
+
+#[derive(Debug, Default)]
+struct Streams {
+    last: u64,
+    open: BTreeMap<StreamId, mpsc::UnboundedSender<Answer>>,
+}
+
+impl GatewayHandle {
+    /// Makes the handle and the other end of its queue.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Input>) {
+        let (inputs, receiver) = mpsc::channel(INPUTS_MAX);
+        let streams = Mutex::default();
+        (Self(Arc::new(Shared { inputs, streams })), receiver)
+    }
+
+    /// Says something that must not wait; dropped if the gateway is too far behind, after which its
+    /// own deadlines repair what is missing.
+    pub(crate) fn input(&self, input: Input) {
+        if self.0.inputs.try_send(input).is_err() {
+            telemetry::mail_dropped();
+        }
+    }
+
+    /// Says something in its turn; false if the node has stopped.
+    pub(crate) async fn say(&self, input: Input) -> bool {
+        self.0.inputs.send(input).await.is_ok()
+    }
+
+    /// Registers a stream. Its answers are bounded by what it asks: one for each batch, of which
+    /// the next comes only after the answer, and a last one.
+    pub(crate) fn open_stream(&self) -> (StreamId, mpsc::UnboundedReceiver<Answer>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let mut streams = self.streams();
+        streams.last += 1;
+        let stream = StreamId(streams.last);
+        streams.open.insert(stream, sender);
+        (stream, receiver)
+    }
+
+    /// Forgets a stream whose task has ended.
+    pub(crate) fn forget_stream(&self, stream: StreamId) {
+        self.streams().open.remove(&stream);
+    }
+
+    /// Says that a stream broke. Never lost: a session whose break is not heard would count for
+    /// ever.
+    pub(crate) fn broken(&self, stream: StreamId) {
+        if let Err(mpsc::error::TrySendError::Full(input)) =
+            self.0.inputs.try_send(Input::Broken { stream })
+        {
+            let inputs = self.0.inputs.clone();
+            tokio::spawn(async move { inputs.send(input).await });
+        }
+    }
+
+    fn answer(&self, stream: StreamId, answer: Answer) {
+        let mut streams = self.streams();
+        let last = matches!(answer, Answer::Close(_));
+        if let Some(sender) = streams.open.get(&stream) {
+            // A stream whose task has ended does not read.
+            drop(sender.send(answer));
+        }
+        if last {
+            streams.open.remove(&stream);
+        }
+    }
+
+    fn streams(&self) -> std::sync::MutexGuard<'_, Streams> {
+        self.0
+            .streams
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the gateway's task works with.
+pub(crate) struct GatewayTask {
+    pub(crate) node: NodeId,
+    pub(crate) region: RegionName,
+    pub(crate) clock: Clock,
+    pub(crate) network: Network,
+    pub(crate) shards: Shards,
+    pub(crate) control: watch::Receiver<Arc<Control>>,
+    pub(crate) incarnation: watch::Receiver<Incarnation>,
+    pub(crate) handle: GatewayHandle,
+    pub(crate) inputs: mpsc::Receiver<Input>,
+}
+
+impl GatewayTask {
+    /// Runs until every handle is gone.
+    pub(crate) async fn run(mut self, mut gateway: Gateway) {
+        let mut owners: BTreeMap<ShardId, (NodeId, Fence)> = BTreeMap::new();
+        let mut effects = Vec::new();
+        let mut inputs = Vec::new();
+        let mut incarnation = *self.incarnation.borrow_and_update();
+        self.control.mark_changed();
+        loop {
+            let deadline = gateway.next_deadline();
+            tokio::select! {
+                biased;
+                changed = self.control.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.owners_changed(&mut owners, &mut inputs);
+                }
+                changed = self.incarnation.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let now = *self.incarnation.borrow_and_update();
+                    if now != incarnation {
+                        incarnation = now;
+                        inputs.push(Input::Reborn { incarnation });
+                    }
+                }
+                count = self.inputs.recv_many(&mut inputs, INPUTS_BATCH) => {
+                    if count == 0 {
+                        return;
+                    }
+                }
+                () = sleep_until(&self.clock, deadline) => {}
+            }
+            let now = self.clock.now();
+            for input in inputs.drain(..) {
+                gateway.step(now, input, &mut effects);
+            }
+            if gateway
+                .next_deadline()
+                .is_some_and(|at| at <= now.monotonic)
+            {
+                gateway.on_deadline(now, &mut effects);
+            }
+            for effect in effects.drain(..) {
+                self.carry_out(&owners, effect);
+            }
+        }
+    }
+
+    /// Tells the gateway which owners are new, or gone.
+    fn owners_changed(
+        &mut self,
+        owners: &mut BTreeMap<ShardId, (NodeId, Fence)>,
+        inputs: &mut Vec<Input>,
+    ) {
+        let control = self.control.borrow_and_update().clone();
+        for shard in control.shards() {
+            let known = owners.get(&shard).copied();
+            let owner = control.owner(&self.region, shard);
+            let owner = owner.map(|owner| (owner.node, owner.fence));
+            if owner == known {
+                continue;
+            }
+            match owner {
+                Some((node, fence)) => {
+                    owners.insert(shard, (node, fence));
+                    inputs.push(Input::Owner { shard, fence });
+                }
+                None => {
+                    if let Some((_, fence)) = owners.remove(&shard) {
+                        inputs.push(Input::OwnerLost { shard, fence });
+                    }
+                }
+            }
+        }
+    }
+
+    fn carry_out(&self, owners: &BTreeMap<ShardId, (NodeId, Fence)>, effect: Effect) {
+        match effect {
+            Effect::Welcome { stream, welcome } => {
+                self.handle.answer(stream, Answer::Welcome(welcome));
+            }
+            Effect::Ack { stream, ack } => self.handle.answer(stream, Answer::Ack(ack)),
+            Effect::Close { stream, error } => self.handle.answer(stream, Answer::Close(error)),
+            // Realtime clients of the node itself are not served yet.
+            Effect::ClientsAck { .. } => {}
+            Effect::Send { shard, update } => self.send(owners, shard, update),
+        }
+    }
+
+    fn send(
+        &self,
+        owners: &BTreeMap<ShardId, (NodeId, Fence)>,
+        shard: ShardId,
+        update: GatewayUpdate,
+    ) {
+        telemetry::update_sent(update.items.len());
+        let Some((owner, _)) = owners
+            .get(&shard)
+            .filter(|(_, fence)| *fence == update.fence)
+        else {
+            return;
+        };
+        if *owner == self.node {
+            if let Some(hosted) = self.shards.get(shard) {
+                hosted.mailbox.post(Mail::Update(update));
+            }
+            return;
+        }
+        let parcel = Parcel {
+            shard,
+            body: ParcelBody::Update(update),
+        };
+        // What is lost here is missed by the gateway's own deadline, which starts a new stream.
+        if let Err(error) = self.network.tell(*owner, parcel) {
+            tracing::debug!(target: "gateway", shard = shard.0, %owner, %error, "not sent");
+        }
+    }
+}
+
+async fn sleep_until(clock: &Clock, deadline: Option<Monotonic>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(clock.instant(at)).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,897 @@
+//! One node, from its listeners to its end: what is started in which order, and what stops when.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use headcount_consensus::store::Store;
+use headcount_consensus::{
+    Group, GroupId as RaftGroupId, Host, HostConfig, Member, ReplicaConfig, Role,
+};
+use headcount_gateway::Gateway;
+use headcount_model::{Incarnation, NodeId, RegionName};
+use headcount_placement::{
+    Addresses, ClusterFacts, Control, ControlCommand, FOUNDING_NODE, FOUNDING_REPLICA, GroupId,
+};
+use headcount_rpc::control::ControlClient;
+use headcount_rpc::peers::{Identity, Network};
+use headcount_rpc::{control as rpc_control, peers, reporter, watch as rpc_watch};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tonic::transport::server::TcpIncoming;
+
+use crate::adapters::{
+    Keys, NodeControl, NodeDirectory, NodeInbound, NodeOperator, NodeSessions, NodeWatches,
+    RaftPeers, SystemEntropy, WallClock,
+};
+use crate::admin;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::control::hosting::Hosting;
+use crate::control::keeper::Keeper;
+use crate::control::membership::Reconciler;
+use crate::control::standing::Standing;
+use crate::control::{ControlHandle, ControlMachine};
+use crate::founding::{self, Membership};
+use crate::gateway::{GatewayHandle, GatewayTask};
+use crate::shards::{Shards, Wakers};
+use crate::tasks::Tasks;
+
+/// How long streams that end in good order are waited for at a drain.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// The four listeners of a node, bound.
+#[derive(Debug)]
+pub struct Listeners {
+    /// REST and server-sent events.
+    pub client: TcpListener,
+    /// gRPC for edges and watchers.
+    pub reporter: TcpListener,
+    /// gRPC between nodes.
+    pub peer: TcpListener,
+    /// Health, metrics and operators.
+    pub admin: TcpListener,
+}
+
+impl Listeners {
+    /// Binds what the configuration names; port 0 takes any free one.
+    ///
+    /// # Errors
+    /// The listener that cannot be bound, and why.
+    pub async fn bind(config: &Config) -> Result<Self, StartError> {
+        let listen = &config.listen;
+        Ok(Self {
+            client: bind("listen.client", listen.client).await?,
+            reporter: bind("listen.reporter", listen.reporter).await?,
+            peer: bind("listen.peer", listen.peer).await?,
+            admin: bind("listen.admin", listen.admin).await?,
+        })
+    }
+
+    /// Returns where others reach the listeners: by name if there is one, else by address.
+    fn addresses(&self, host: Option<&str>) -> Result<Addresses, StartError> {
+        let address = |listener: &TcpListener| -> Result<String, StartError> {
+            let local = listener.local_addr().map_err(StartError::Listen)?;
+            Ok(host.map_or_else(
+                || local.to_string(),
+                |host| format!("{host}:{}", local.port()),
+            ))
+        };
+        Ok(Addresses {
+            client: address(&self.client)?,
+            reporter: address(&self.reporter)?,
+            peer: address(&self.peer)?,
+            admin: address(&self.admin)?,
+        })
+    }
+}
+
+async fn bind(field: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|source| StartError::Bind {
+        field,
+        address,
+        source,
+    })
+}
+
+/// How a node without data comes to a cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Founding {
+    /// Takes up what the data directory holds; if it is empty, joins through `node.join`, or waits
+    /// for an operator's `init`.
+    #[default]
+    Resume,
+    /// Founds a cluster if the data directory is empty.
+    Init,
+    /// Joins through `node.join` if the data directory is empty, which must name somebody.
+    Join,
+}
+
+/// What is not configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// How to come to a cluster.
+    pub founding: Founding,
+    /// One-way delay that is emulated on the way to nodes of other regions.
+    pub delays: BTreeMap<RegionName, Duration>,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener cannot be bound.
+    #[error("{field}: cannot listen on {address}: {source}")]
+    Bind {
+        /// The setting.
+        field: &'static str,
+        /// Its value.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A listener does not know its own address.
+    #[error("a listener's address is not known: {0}")]
+    Listen(#[source] std::io::Error),
+    /// The store refuses to open.
+    #[error("node.data_dir {dir}: {source}")]
+    Store {
+        /// The directory.
+        dir: String,
+        /// Why.
+        source: headcount_consensus::store::OpenError,
+    },
+    /// What the store holds about this node cannot be read or written.
+    #[error("node.data_dir: {0}")]
+    Data(String),
+    /// Raft cannot run with these settings, or its state cannot be read.
+    #[error("consensus: {0}")]
+    Consensus(String),
+    /// There is no way to a cluster.
+    #[error("node.join is empty: name a node of the cluster, or found one with --init")]
+    NobodyToJoin,
+    /// A cluster refuses this node, for a reason that time does not mend.
+    #[error("the cluster refuses this node: {0}")]
+    Refused(String),
+}
+
+/// Why a node ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StopReason {
+    /// The store failed, or a state machine did: going on would risk the data.
+    #[error("{0}")]
+    Fatal(String),
+    /// The node could not start fully.
+    #[error("{0}")]
+    Start(String),
+    /// It was told to.
+    #[error("the node was stopped")]
+    Stopped,
+}
+
+/// Why a node is not ready.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not ready within {waited:?}: {reasons:?}")]
+pub struct NotReady {
+    /// How long was waited.
+    pub waited: Duration,
+    /// What is missing.
+    pub reasons: Vec<String>,
+}
+
+/// What readiness looks at; parts appear as the node starts.
+#[derive(Clone)]
+pub(crate) struct Progress {
+    pub(crate) node: watch::Receiver<Option<NodeId>>,
+    pub(crate) shards: watch::Receiver<Option<Shards>>,
+    pub(crate) hosted: watch::Receiver<bool>,
+    pub(crate) incarnation: watch::Receiver<Incarnation>,
+    pub(crate) control: watch::Receiver<Arc<Control>>,
+    pub(crate) draining: watch::Receiver<bool>,
+    pub(crate) fatal: watch::Receiver<Option<StopReason>>,
+}
+
+impl Progress {
+    /// Returns what keeps the node from being ready; nothing, if it is.
+    pub(crate) fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        if let Some(reason) = self.fatal.borrow().as_ref() {
+            missing.push(reason.to_string());
+        }
+        if *self.draining.borrow() {
+            missing.push("the node is draining".to_owned());
+        }
+        let Some(node) = *self.node.borrow() else {
+            missing.push("not a member of a cluster: run `headcount init` or set node.join".into());
+            return missing;
+        };
+        if self.incarnation.borrow().0 == 0 {
+            missing.push("not registered with the control group".to_owned());
+        }
+        let control = self.control.borrow().clone();
+        let placed = control
+            .replicas_of(node)
+            .filter(|placed| placed.group.shard().is_some());
+        let placed = placed.count();
+        let shards = self.shards.borrow().clone();
+        let here = shards.as_ref().map_or(0, |shards| shards.all().len());
+        if placed == 0 || here < placed || !*self.hosted.borrow() {
+            missing.push(format!("{here} of {placed} placed replicas are started"));
+        }
+        if let Some(shards) = shards {
+            let all = shards.all();
+            if (all.len() as u32) < shards.count() {
+                missing.push(format!(
+                    "{} of {} shards are here",
+                    all.len(),
+                    shards.count()
+                ));
+            }
+            let leaderless = all
+                .values()
+                .filter(|hosted| hosted.leader().is_none())
+                .count();
+            if leaderless > 0 {
+                missing.push(format!("{leaderless} shards have no leader"));
+            }
+            let behind = all.values().filter(|hosted| {
+                let status = hosted.group.status();
+                status.committed > status.applied
+                    || status.applied.is_none()
+                    || (status.leadership.role == Role::Learner && status.applied == Some(0))
+            });
+            let behind = behind.count();
+            if behind > 0 {
+                missing.push(format!("{behind} replicas have not caught up"));
+            }
+        }
+        missing
+    }
+}
+
+/// A running node.
+pub struct Node {
+    addresses: Addresses,
+    progress: Progress,
+    booted: watch::Receiver<Option<Booted>>,
+    store: Store,
+    draining: watch::Sender<bool>,
+    stop: watch::Sender<Option<StopReason>>,
+    tasks: Tasks,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node")
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What exists once the node has a cluster.
+#[derive(Clone)]
+pub(crate) struct Booted {
+    pub(crate) host: Host,
+    pub(crate) handle: ControlHandle,
+    pub(crate) keeper: Keeper,
+    pub(crate) gateway: GatewayHandle,
+}
+
+impl Node {
+    /// Starts a node on bound listeners. Returns once its store is open and its admin port answers;
+    /// it comes to its cluster and becomes ready after that, see [`Node::wait_ready`].
+    ///
+    /// # Errors
+    /// [`StartError`] if it cannot even do that.
+    pub async fn start(
+        config: Config,
+        listeners: Listeners,
+        options: Options,
+    ) -> Result<Self, StartError> {
+        let addresses = listeners.addresses(config.node.advertise_host.as_deref())?;
+        let store = open_store(&config).await?;
+        let clock = Clock::start();
+        let (node, node_seen) = watch::channel(None);
+        let (shards, shards_seen) = watch::channel(None);
+        let (hosted, hosted_seen) = watch::channel(false);
+        let (incarnation, incarnation_seen) = watch::channel(Incarnation(0));
+        let (control, control_seen) = watch::channel(Arc::new(Control::new()));
+        let (draining, draining_seen) = watch::channel(false);
+        let (stop, stop_seen) = watch::channel(None);
+        let (booted, booted_seen) = watch::channel(None);
+        let progress = Progress {
+            node: node_seen,
+            shards: shards_seen,
+            hosted: hosted_seen,
+            incarnation: incarnation_seen,
+            control: control_seen,
+            draining: draining_seen,
+            fatal: stop_seen,
+        };
+        let tasks = Tasks::default();
+        let (asked, asked_to_found) = watch::channel(false);
+        let joins = config
+            .node
+            .join
+            .iter()
+            .any(|address| *address != addresses.peer);
+        let operator = NodeOperator::new(progress.clone(), booted_seen.clone(), asked, joins);
+        let Listeners {
+            client,
+            reporter,
+            peer,
+            admin: admin_listener,
+        } = listeners;
+        let ended = tasks.ended();
+        tasks.spawn(admin::serve(
+            config.admin.clone(),
+            admin_listener,
+            Arc::new(operator),
+            async move { ended.cancelled().await },
+        ));
+        let boot = Boot {
+            clock,
+            store: store.clone(),
+            addresses: addresses.clone(),
+            options,
+            progress: progress.clone(),
+            tasks: tasks.clone(),
+            asked_to_found,
+            node,
+            shards,
+            hosted,
+            incarnation,
+            control,
+            booted,
+            config,
+        };
+        let failed = stop.clone();
+        tasks.spawn(async move {
+            if let Err(error) = boot.run(client, reporter, peer).await {
+                tracing::error!(target: "node", %error, "the node cannot start");
+                failed.send_if_modified(|reason| {
+                    let first = reason.is_none();
+                    reason.get_or_insert(StopReason::Start(error.to_string()));
+                    first
+                });
+            }
+        });
+        let node = Self {
+            addresses,
+            progress,
+            booted: booted_seen,
+            store,
+            draining,
+            stop,
+            tasks,
+        };
+        node.watch_fatal();
+        Ok(node)
+    }
+
+    /// Tells [`Node::stopped`] when the store or a state machine fails.
+    fn watch_fatal(&self) {
+        let (mut booted, stop) = (self.booted.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            let Ok(host) = booted
+                .wait_for(Option::is_some)
+                .await
+                .map(|booted| booted.as_ref().map(|booted| booted.host.clone()))
+            else {
+                return;
+            };
+            let Some(host) = host else { return };
+            let mut fatal = host.fatal();
+            let Ok(reason) = fatal.wait_for(Option::is_some).await.map(|reason| {
+                reason
+                    .as_ref()
+                    .map_or_else(String::new, ToString::to_string)
+            }) else {
+                return;
+            };
+            tracing::error!(target: "node", reason, "the node must stop");
+            stop.send_replace(Some(StopReason::Fatal(reason)));
+        });
+    }
+
+    /// Returns where the listeners are reached.
+    #[must_use]
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Waits until the node has joined and its replicas have caught up.
+    ///
+    /// # Errors
+    /// [`NotReady`] with what is missing when the time is over.
+    pub async fn wait_ready(&self, timeout: Duration) -> Result<(), NotReady> {
+        let start = Instant::now();
+        loop {
+            let reasons = self.progress.missing();
+            if reasons.is_empty() {
+                return Ok(());
+            }
+            let failed = self.progress.fatal.borrow().is_some();
+            if failed || start.elapsed() >= timeout {
+                return Err(NotReady {
+                    waited: start.elapsed(),
+                    reasons,
+                });
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until the node must not go on, and returns why.
+    pub async fn stopped(&self) -> StopReason {
+        let mut stop = self.stop.subscribe();
+        let reason = stop.wait_for(Option::is_some).await;
+        reason
+            .ok()
+            .and_then(|reason| reason.clone())
+            .unwrap_or(StopReason::Stopped)
+    }
+
+    /// Ends the node in good order: edges and watchers are sent elsewhere, leadership is handed
+    /// over, then everything stops.
+    pub async fn drain(self) {
+        // First, so that nobody begins something here that ends a moment later.
+        self.draining.send_replace(true);
+        let booted = self.booted.borrow().clone();
+        if let Some(Booted { host, gateway, .. }) = booted {
+            gateway.input(headcount_gateway::Input::Drain);
+            let handing_over = hand_over(&host);
+            if tokio::time::timeout(GOODBYE, handing_over).await.is_err() {
+                tracing::warn!(target: "node", "leadership was not handed over in time");
+            }
+        }
+        self.shutdown().await;
+    }
+
+    /// Stops the node at once; what is on disk is complete.
+    pub async fn shutdown(self) {
+        let booted = self.booted.borrow().clone();
+        self.tasks.end().await;
+        if let Some(Booted { host, .. }) = booted {
+            host.shutdown().await;
+        }
+        if let Err(error) = self.store.close().await {
+            tracing::error!(target: "node", %error, "the store did not close cleanly");
+        }
+    }
+}
+
+async fn open_store(config: &Config) -> Result<Store, StartError> {
+    let dir = config.node.data_dir.clone();
+    let store_config = config.store.clone();
+    let opening = {
+        let dir = dir.clone();
+        tokio::task::spawn_blocking(move || Store::open(dir, store_config))
+    };
+    let opened = opening
+        .await
+        .map_err(|error| StartError::Data(error.to_string()))?;
+    let dir = dir.display().to_string();
+    opened.map_err(|source| StartError::Store { dir, source })
+}
+
+/// Hands over every group that this node leads, to whichever voter has caught up.
+async fn hand_over(host: &Host) {
+    let led = host
+        .groups()
+        .into_iter()
+        .filter(|group| group.leadership().role == Role::Leader);
+    let transfers = led.map(|group| async move {
+        let status = group.status();
+        let voters = status.leadership.members.voters;
+        let mut heirs: Vec<_> = status
+            .followers
+            .iter()
+            .filter(|(replica, _)| voters.contains_key(replica))
+            .map(|(replica, follower)| (follower.lag, *replica))
+            .collect();
+        heirs.sort_unstable();
+        for (_, heir) in heirs {
+            match group.transfer_leader(heir).await {
+                Ok(()) => return,
+                Err(error) => tracing::debug!(target: "node", %error, "an heir was not able"),
+            }
+        }
+    });
+    futures::future::join_all(transfers).await;
+}
+
+/// Bringing a node to its cluster and starting everything that needs one.
+struct Boot {
+    config: Config,
+    clock: Clock,
+    store: Store,
+    addresses: Addresses,
+    options: Options,
+    progress: Progress,
+    tasks: Tasks,
+    asked_to_found: watch::Receiver<bool>,
+    node: watch::Sender<Option<NodeId>>,
+    shards: watch::Sender<Option<Shards>>,
+    hosted: watch::Sender<bool>,
+    incarnation: watch::Sender<Incarnation>,
+    control: watch::Sender<Arc<Control>>,
+    booted: watch::Sender<Option<Booted>>,
+}
+
+impl Boot {
+    async fn run(
+        mut self,
+        client: TcpListener,
+        reporter: TcpListener,
+        peer: TcpListener,
+    ) -> Result<(), StartError> {
+        let membership = founding::membership(
+            &self.config,
+            &self.store,
+            &self.addresses,
+            self.options.founding,
+            &mut self.asked_to_found,
+        )
+        .await?;
+        let node = membership.node;
+        tracing::info!(target: "node", %node, cluster = %membership.cluster, "member");
+
+        // The network first: consensus sends over it from its first moment.
+        let network = Network::new(
+            self.config.network,
+            Identity {
+                node,
+                incarnation: Incarnation(0),
+                cluster: membership.cluster.to_string(),
+                fingerprint: self.config.cluster.fingerprint().to_string(),
+            },
+        );
+        self.follow_peers(&network, &membership);
+        let host = self.start_host(node, &network)?;
+        let inbound = NodeInbound {
+            host: host.clone(),
+            shards: self.progress.shards.clone(),
+        };
+        let (gateway, gateway_inputs) = GatewayHandle::new();
+
+        // The control group: from it the node reads everything else.
+        let machine = ControlMachine::new(self.control.clone());
+        let group = host
+            .start_group(
+                ReplicaConfig {
+                    group: RaftGroupId(GroupId::Control.number()),
+                    replica: membership.replica,
+                    journal: None,
+                },
+                Box::new(machine),
+            )
+            .await
+            .map_err(|error| StartError::Consensus(error.to_string()))?;
+        let control_client = ControlClient::new(network.clone());
+        let handle = ControlHandle::new(
+            node,
+            group.clone(),
+            self.progress.control.clone(),
+            control_client,
+        );
+        let keeper = Keeper::new(self.clock, self.config.lease);
+        let booted = Booted {
+            host: host.clone(),
+            handle: handle.clone(),
+            keeper: keeper.clone(),
+            gateway: gateway.clone(),
+        };
+        self.booted.send_replace(Some(booted));
+        self.serve_peers(peer, &network, inbound, &handle, &keeper);
+        if membership.founds {
+            self.found(&group, &handle, &membership).await?;
+        }
+        self.node.send_replace(Some(node));
+        self.tasks.spawn(keeper.clone().run(
+            group.clone(),
+            self.progress.control.clone(),
+            handle.clone(),
+        ));
+        self.tasks.spawn(
+            Reconciler {
+                host: host.clone(),
+                control: self.progress.control.clone(),
+                handle: handle.clone(),
+            }
+            .run(),
+        );
+
+        // This life, before anything is owned under it (R4).
+        let mut control = self.progress.control.clone();
+        let facts = control.wait_for(|control| control.facts().is_some()).await;
+        let facts = facts.ok().and_then(|control| control.facts().cloned());
+        let facts = facts.ok_or_else(|| StartError::Data("the node was stopped".to_owned()))?;
+        let (renewed, _) = watch::channel(None);
+        self.tasks.spawn(
+            Standing {
+                node,
+                addresses: self.addresses.clone(),
+                process: founding::process_number(),
+                renew_every: self.config.lease.duration / 5,
+                control: self.progress.control.clone(),
+                handle: handle.clone(),
+                keeper,
+                network: network.clone(),
+                incarnation: self.incarnation.clone(),
+                renewed,
+            }
+            .run(),
+        );
+
+        // The shards that are placed here.
+        let shards = Shards::new(facts.shards);
+        let wakers = Wakers::default();
+        self.tasks.spawn(
+            Hosting {
+                node,
+                region: self.config.node.region.clone(),
+                clock: self.clock,
+                host,
+                store: self.store.clone(),
+                owner: self.config.region,
+                gossip: self.config.gossip,
+                feed: self.config.feed.clone(),
+                network: network.clone(),
+                gateway: gateway.clone(),
+                shards: shards.clone(),
+                wakers: wakers.clone(),
+                control: self.progress.control.clone(),
+                incarnation: self.progress.incarnation.clone(),
+                complete: self.hosted.clone(),
+                tasks: self.tasks.clone(),
+            }
+            .run(),
+        );
+        self.shards.send_replace(Some(shards.clone()));
+
+        // Last, those who bring load.
+        let gateway_task = GatewayTask {
+            node,
+            region: self.config.node.region.clone(),
+            clock: self.clock,
+            network: network.clone(),
+            shards,
+            control: self.progress.control.clone(),
+            incarnation: self.progress.incarnation.clone(),
+            handle: gateway.clone(),
+            inputs: gateway_inputs,
+        };
+        let mut registered = self.progress.incarnation.clone();
+        let incarnation = registered.wait_for(|incarnation| incarnation.0 > 0).await;
+        let incarnation = incarnation.map_or(Incarnation(0), |incarnation| *incarnation);
+        let mut gateway_config = self.config.gateway.clone();
+        gateway_config.shards = facts.shards;
+        if membership.fresh {
+            // Nobody can have been attached to a node that did not exist.
+            gateway_config.recovery = Duration::ZERO;
+        }
+        let stage = Gateway::new(gateway_config, node, incarnation, self.clock.monotonic());
+        self.tasks.spawn(gateway_task.run(stage));
+        let watches = NodeWatches {
+            config: self.config.feed.clone(),
+            watchers_max: self.config.watch.watchers_max,
+            shards: self.progress.shards.clone(),
+            era: facts.era,
+            journal: self.store.journal(),
+            wakers,
+            draining: self.progress.draining.clone(),
+        };
+        let directory = NodeDirectory {
+            source: headcount_api::ports::Source {
+                region: self.config.node.region.clone(),
+                node,
+            },
+            shards: self.progress.shards.clone(),
+            control: self.progress.control.clone(),
+            handle,
+            network,
+            watches: watches.clone(),
+        };
+        self.serve_reporters(reporter, gateway, watches);
+        self.serve_clients(client, directory);
+        Ok(())
+    }
+
+    fn start_host(&self, node: NodeId, network: &Network) -> Result<Host, StartError> {
+        let config = HostConfig {
+            node,
+            timing: self.config.timing,
+            boot: founding::process_number(),
+            limits: self.config.limits,
+        };
+        let peers = Arc::new(RaftPeers::new(network.clone()));
+        Host::new(config, self.store.clone(), peers)
+            .map_err(|error| StartError::Consensus(error.to_string()))
+    }
+
+    /// Keeps the network's peers what the control group says; until it says something, those that
+    /// the join named.
+    fn follow_peers(&self, network: &Network, membership: &Membership) {
+        let (node, region) = (membership.node, self.config.node.region.clone());
+        let delays = self.options.delays.clone();
+        let delay = move |of: &RegionName| {
+            if *of == region {
+                Duration::ZERO
+            } else {
+                delays.get(of).copied().unwrap_or_default()
+            }
+        };
+        let first = membership
+            .members
+            .iter()
+            .filter(|member| member.node != node);
+        let first: Vec<_> = first
+            .map(|member| (member.node, member.peer.clone(), delay(&member.region)))
+            .collect();
+        let set = |network: &Network, peers| {
+            if let Err((peer, reason)) = network.set_peers(peers) {
+                tracing::error!(target: "rpc", %peer, reason, "a peer has no usable address");
+            }
+        };
+        set(network, first);
+        let (network, mut control) = (network.clone(), self.progress.control.clone());
+        self.tasks.spawn(async move {
+            while control.changed().await.is_ok() {
+                let state = control.borrow_and_update().clone();
+                let others = state.nodes().iter().filter(|(id, other)| {
+                    **id != node && other.state != headcount_placement::NodeState::Removed
+                });
+                let peers: Vec<_> = others
+                    .map(|(id, other)| (*id, other.addresses.peer.clone(), delay(&other.region)))
+                    .collect();
+                if state.facts().is_some() {
+                    set(&network, peers);
+                }
+            }
+        });
+    }
+
+    /// Founds the cluster: forms the control group with this node alone, then says what is settled.
+    async fn found(
+        &self,
+        group: &Group,
+        handle: &ControlHandle,
+        membership: &Membership,
+    ) -> Result<(), StartError> {
+        let consensus = |reason: String| StartError::Consensus(reason);
+        if group.status().last_log.is_none() {
+            let founder = Member {
+                replica: FOUNDING_REPLICA,
+                node: FOUNDING_NODE,
+            };
+            let formed = group.initialize(&[founder]).await;
+            formed.map_err(|error| consensus(error.to_string()))?;
+        }
+        let led = group.wait_leader(Duration::from_secs(30)).await;
+        led.map_err(|error| consensus(error.to_string()))?;
+        let cluster = &self.config.cluster;
+        let command = ControlCommand::Init {
+            facts: ClusterFacts {
+                id: membership.cluster,
+                name: cluster.name.clone(),
+                shards: cluster.shards,
+                timing: cluster.timing,
+                era: headcount_model::Era(0),
+                format: 1,
+                fingerprint: self.config.cluster.fingerprint(),
+            },
+            settings: self.config.settings,
+            node: founding::new_node(&self.config, membership.key, &self.addresses),
+        };
+        let founded = handle.propose(command).await;
+        founded
+            .map(drop)
+            .map_err(|error| StartError::Refused(error.to_string()))
+    }
+
+    fn serve_peers(
+        &self,
+        listener: TcpListener,
+        network: &Network,
+        inbound: NodeInbound,
+        handle: &ControlHandle,
+        keeper: &Keeper,
+    ) {
+        let (consensus, gossip) = peers::services(network, inbound.shared());
+        let control = rpc_control::service(
+            network,
+            NodeControl {
+                handle: handle.clone(),
+                keeper: keeper.clone(),
+                control: self.progress.control.clone(),
+                shards: self.progress.shards.clone(),
+                fingerprint: self.config.cluster.fingerprint(),
+                timing: self.config.cluster.timing,
+            },
+        );
+        let router = tonic::transport::Server::builder()
+            .tcp_nodelay(true)
+            .http2_keepalive_interval(Some(Duration::from_secs(5)))
+            .add_service(consensus)
+            .add_service(gossip)
+            .add_service(control);
+        self.serve_grpc("peer", router, listener);
+    }
+
+    fn serve_reporters(&self, listener: TcpListener, gateway: GatewayHandle, watches: NodeWatches) {
+        let keys = Keys::new(Arc::clone(&self.config.apps));
+        let sessions = NodeSessions::new(gateway);
+        let reporter = reporter::service(self.config.reporter.clone(), keys.clone(), sessions);
+        let watching = rpc_watch::WatchService::new(
+            self.config.watch.clone(),
+            Arc::new(watches),
+            Arc::new(keys),
+        );
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(headcount_wire::proto::DESCRIPTORS)
+            .build_v1()
+            .expect("the descriptors were made from the same files as the services");
+        let router = reporter::server(&self.config.reporter)
+            .add_service(reporter)
+            .add_service(watching.into_server())
+            .add_service(health_service)
+            .add_service(reflection);
+        self.tasks.spawn(async move {
+            health
+                .set_service_status("", tonic_health::ServingStatus::Serving)
+                .await;
+            // Kept, since the service's answers live as long as its reporter.
+            std::future::pending::<()>().await;
+        });
+        self.serve_grpc("reporter", router, listener);
+    }
+
+    fn serve_grpc(
+        &self,
+        name: &'static str,
+        router: tonic::transport::server::Router,
+        listener: TcpListener,
+    ) {
+        let ended = self.tasks.ended();
+        self.tasks.spawn(async move {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let shutdown = ended.cancelled_owned().map(drop);
+            if let Err(error) = router
+                .serve_with_incoming_shutdown(incoming, shutdown)
+                .await
+            {
+                tracing::error!(target: "rpc", listener = name, %error, "a listener ended");
+            }
+        });
+    }
+
+    fn serve_clients(&self, listener: TcpListener, directory: NodeDirectory) {
+        let source = directory.source.clone();
+        let ports = headcount_api::ports::Ports {
+            directory: Arc::new(directory),
+            access: Arc::new(Keys::new(Arc::clone(&self.config.apps))),
+            clock: Arc::new(WallClock),
+            entropy: Arc::new(SystemEntropy),
+            source,
+        };
+        let mut draining = self.progress.draining.clone();
+        let ended = self.tasks.ended();
+        let shutdown = async move {
+            tokio::select! {
+                _ = draining.wait_for(|draining| *draining) => {}
+                () = ended.cancelled() => {}
+            }
+        };
+        self.tasks.spawn(headcount_api::serve(
+            self.config.api.clone(),
+            listener,
+            ports,
+            shutdown,
+        ));
+    }
+}

@@ -1,0 +1,500 @@
+//! The task of one shard: what happened goes in, what the stages decide is carried out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use headcount_consensus::{Group, Leadership, ProposeError, Role};
+use headcount_coordinator::Shard;
+use headcount_feed::{Effect as FeedEffect, Input as FeedInput};
+use headcount_gateway::Input as GatewayInput;
+use headcount_model::{
+    Command, Event, Fence, GatewayUpdate, Incarnation, Logged, Monotonic, NodeId, OwnerRef,
+    Position, RegionName, Stage, Timestamp,
+};
+use headcount_placement::Control;
+use headcount_rpc::peers::Network;
+use headcount_wire::{Parcel, ParcelBody};
+use tokio::sync::{mpsc, watch};
+
+use super::owning::{Duty, Owning, early_event};
+use super::proposer::Proposer;
+use super::replica::{AppliedItem, Replica};
+use crate::clock::Clock;
+use crate::gateway::GatewayHandle;
+use crate::telemetry;
+
+/// Letters that may wait for a driver. Gateways have at most a window of updates each under way,
+/// and owners a window of batches, so it fills only when something is badly slow; whoever finds it
+/// full drops, and whoever sent sends again.
+const MAIL_MAX: usize = 4_096;
+
+/// Most letters that are read before their consequences are carried out.
+const MAIL_BATCH: usize = 256;
+
+/// What others tell a shard's driver.
+#[derive(Debug)]
+pub(crate) enum Mail {
+    /// A parcel of another node.
+    Parcel(ParcelBody),
+    /// An update of this node's own gateway.
+    Update(GatewayUpdate),
+}
+
+/// The way to a driver. A cheap handle.
+#[derive(Clone, Debug)]
+pub(crate) struct Mailbox(mpsc::Sender<Mail>);
+
+impl Mailbox {
+    /// Drops the letter if the driver is too far behind.
+    pub(crate) fn post(&self, mail: Mail) {
+        if self.0.try_send(mail).is_err() {
+            telemetry::mail_dropped();
+        }
+    }
+}
+
+/// Makes a mailbox and its other end.
+pub(crate) fn mailbox() -> (Mailbox, mpsc::Receiver<Mail>) {
+    let (sender, receiver) = mpsc::channel(MAIL_MAX);
+    (Mailbox(sender), receiver)
+}
+
+/// What a driver works with.
+pub(crate) struct DriverConfig {
+    pub(crate) node: NodeId,
+    pub(crate) region: RegionName,
+    pub(crate) clock: Clock,
+    pub(crate) owner: headcount_region::Config,
+    pub(crate) gossip: headcount_gossip::Config,
+    pub(crate) network: Network,
+    pub(crate) gateway: GatewayHandle,
+    pub(crate) control: watch::Receiver<Arc<Control>>,
+    /// This node's incarnation, 0 before it has started.
+    pub(crate) incarnation: watch::Receiver<Incarnation>,
+}
+
+/// The driver of one shard on this node.
+pub(crate) struct Driver {
+    config: DriverConfig,
+    replica: Arc<Replica>,
+    group: Group,
+    mail: mpsc::Receiver<Mail>,
+    owning: Option<Owning>,
+    proposer: Proposer,
+    leadership: Leadership,
+    /// Told to readers of the status: whether this node owns its region's part, and has settled.
+    ownership: watch::Sender<Option<(Fence, bool)>>,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        config: DriverConfig,
+        replica: Arc<Replica>,
+        group: Group,
+        mail: mpsc::Receiver<Mail>,
+        ownership: watch::Sender<Option<(Fence, bool)>>,
+    ) -> Self {
+        Self {
+            config,
+            replica,
+            group,
+            mail,
+            owning: None,
+            proposer: Proposer::default(),
+            leadership: Leadership::default(),
+            ownership,
+        }
+    }
+
+    /// Runs until the mailbox is closed.
+    pub(crate) async fn run(mut self) {
+        let mut leadership = self.group.watch();
+        let mut control = self.config.control.clone();
+        let mut incarnation = self.config.incarnation.clone();
+        leadership.mark_changed();
+        control.mark_changed();
+        let mut letters = Vec::new();
+        loop {
+            let deadline = self.next_deadline();
+            tokio::select! {
+                biased;
+                changed = leadership.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let now = leadership.borrow_and_update().clone();
+                    self.leadership_changed(now);
+                }
+                changed = control.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.control_changed();
+                }
+                changed = incarnation.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.control_changed();
+                }
+                () = self.replica.bell.notified() => self.applied(),
+                result = self.proposer.settled() => self.proposed(result),
+                count = self.mail.recv_many(&mut letters, MAIL_BATCH) => {
+                    if count == 0 {
+                        return;
+                    }
+                    for letter in letters.drain(..) {
+                        self.letter(letter);
+                    }
+                }
+                () = sleep_until(&self.config.clock, deadline) => {}
+            }
+            self.pump();
+        }
+    }
+
+    fn leads(&self) -> bool {
+        self.leadership.role == Role::Leader
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        self.leadership.leader.map(|leader| leader.node)
+    }
+
+    fn leadership_changed(&mut self, leadership: Leadership) {
+        let before = self.leader();
+        self.leadership = leadership;
+        if !self.leads() {
+            self.proposer.clear();
+        }
+        self.tell_coordinator();
+        if let (true, Some(owning)) = (self.leader() != before, &mut self.owning) {
+            owning.path_changed(self.config.clock.now());
+        }
+    }
+
+    /// Tells the owner whether the coordinator is in its region (R12).
+    fn tell_coordinator(&mut self) {
+        let control = self.config.control.borrow().clone();
+        let here = self.leader().and_then(|leader| control.node(leader));
+        let here = here.is_some_and(|leader| leader.region == self.config.region);
+        if let Some(owning) = &mut self.owning {
+            owning.coordinator_here(self.config.clock.now(), here);
+        }
+    }
+
+    /// Takes up or lays down ownership as the control group says, and tells who is alive.
+    fn control_changed(&mut self) {
+        let control = self.config.control.borrow().clone();
+        let incarnation = *self.config.incarnation.borrow();
+        let (region, node) = (self.config.region.clone(), self.config.node);
+        let appointed = control.owner(&region, self.replica.id);
+        let ours = appointed.filter(|owner| {
+            // R4: nobody acts under a fence of an earlier life.
+            owner.node == node && owner.incarnation == incarnation && incarnation.0 > 0
+        });
+        let held = self.owning.as_ref().map(Owning::fence);
+        let fence = ours.map(|owner| owner.fence);
+        if held != fence {
+            self.owning = fence.map(|fence| {
+                let era = control
+                    .facts()
+                    .map_or_else(Default::default, |facts| facts.era);
+                let owner = OwnerRef {
+                    region: region.clone(),
+                    fence,
+                };
+                tracing::debug!(target: "region", shard = self.replica.id.0, %fence, "owning");
+                let config = (self.config.owner, self.config.gossip);
+                Owning::begin(config, era, self.replica.id, owner, (node, incarnation))
+            });
+            self.tell_coordinator();
+        }
+        if let Some(owning) = &mut self.owning {
+            let live = control
+                .nodes()
+                .iter()
+                .filter(|(_, other)| other.is_live() && other.region == region);
+            let live = live.map(|(id, other)| (*id, other.incarnation)).collect();
+            owning.gateways(self.config.clock.now(), live);
+        }
+    }
+
+    fn applied(&mut self) {
+        let replica = Arc::clone(&self.replica);
+        let shard = replica.read();
+        self.take_applied(&shard);
+    }
+
+    /// Carries on what was applied up to the state `shard`, which cannot change meanwhile.
+    fn take_applied(&mut self, shard: &Shard) {
+        let now = self.config.clock.now();
+        let mut woken = false;
+        for item in self.replica.take_applied() {
+            match item {
+                AppliedItem::Entry(index, logged) => {
+                    let input = logged.map_or_else(
+                        || FeedInput::Advanced(Position::end_of(index)),
+                        |logged| {
+                            self.note_delays(&logged);
+                            FeedInput::Logged(logged)
+                        },
+                    );
+                    woken |= self.feed(input);
+                }
+                AppliedItem::Jumped(start) => woken |= self.feed(FeedInput::Jumped(start)),
+                AppliedItem::Claimed(fence, base) => {
+                    if let Some(owning) = self.owning.as_mut().filter(|own| own.fence() == fence) {
+                        owning.claimed(now, base);
+                    }
+                }
+            }
+        }
+        if woken {
+            self.replica.wake();
+        }
+        if let Some(owning) = &mut self.owning {
+            owning.applied(now, shard.mark(&self.config.region));
+        }
+    }
+
+    /// Steps the feed; returns whether its subscribers have something to read.
+    fn feed(&self, input: FeedInput) -> bool {
+        let mut effects = Vec::new();
+        self.replica
+            .feed()
+            .step(self.config.clock.now(), input, &mut effects);
+        effects
+            .iter()
+            .any(|effect| matches!(effect, FeedEffect::Wake))
+    }
+
+    fn note_delays(&self, logged: &Logged) {
+        let wall = Clock::wall();
+        for event in &logged.events {
+            let delay = Duration::from_millis(wall.0.saturating_sub(event.event.at.0));
+            telemetry::event_told(event.event.kind, delay);
+        }
+    }
+
+    fn proposed(&mut self, result: Result<(), ProposeError>) {
+        match result {
+            Ok(()) => {}
+            Err(ProposeError::NotLeader { .. }) => self.proposer.clear(),
+            Err(error) => {
+                // Whoever asked for it asks again; what is applied twice is refused the second time.
+                let shard = self.replica.id.0;
+                tracing::debug!(target: "coordinator", shard, %error, "a proposal failed");
+            }
+        }
+    }
+
+    fn letter(&mut self, letter: Mail) {
+        let now = self.config.clock.now();
+        match letter {
+            Mail::Update(update) | Mail::Parcel(ParcelBody::Update(update)) => {
+                if let Some(owning) = &mut self.owning {
+                    owning.update(now, update);
+                }
+            }
+            Mail::Parcel(ParcelBody::Claim(claim)) => self.coordinate(Command::Claim(claim)),
+            Mail::Parcel(ParcelBody::Batch(batch)) => self.coordinate(Command::Batch(batch)),
+            Mail::Parcel(ParcelBody::Settled(owner)) => {
+                self.coordinate(Command::Settled(owner));
+            }
+            Mail::Parcel(ParcelBody::ExpireRegion(owner)) => {
+                self.coordinate(Command::ExpireRegion(owner));
+            }
+            Mail::Parcel(ParcelBody::Early(owner, transition)) => {
+                if owner.region == self.config.region {
+                    let era = self.era();
+                    let OwnerRef { region, fence } = owner;
+                    let event = early_event(era, self.replica.id, &region, fence, &transition);
+                    self.tell(event);
+                }
+            }
+            Mail::Parcel(ParcelBody::Ack(ack)) => {
+                self.config.gateway.input(GatewayInput::Ack {
+                    shard: self.replica.id,
+                    ack,
+                });
+            }
+        }
+    }
+
+    fn era(&self) -> headcount_model::Era {
+        self.config
+            .control
+            .borrow()
+            .facts()
+            .map_or_else(Default::default, |facts| facts.era)
+    }
+
+    /// Takes a command towards the log, if this node leads; else its owner tries elsewhere.
+    fn coordinate(&mut self, command: Command) {
+        if self.leads() {
+            self.proposer.push(command);
+        }
+    }
+
+    /// Tells an event of the local region ahead of the log.
+    fn tell(&mut self, event: Event) {
+        let delay = Clock::wall().0.saturating_sub(event.at.0);
+        telemetry::event_early(event.kind, Duration::from_millis(delay));
+        let replica = Arc::clone(&self.replica);
+        let shard = replica.read();
+        // The feed judges by the log's state, so it has to be told all of it first.
+        self.take_applied(&shard);
+        let logged = shard
+            .regional(&self.config.region, &event.channel)
+            .is_some();
+        if self.feed(FeedInput::Early { event, logged }) {
+            replica.wake();
+        }
+    }
+
+    /// Carries out everything that is due.
+    fn pump(&mut self) {
+        let now = self.config.clock.now();
+        let mut duties = Vec::new();
+        if let Some(owning) = &mut self.owning {
+            owning.pump(now, &mut duties);
+        }
+        for duty in duties {
+            self.duty(duty);
+        }
+        if self.leads() {
+            self.lead();
+        }
+        let ownership = self
+            .owning
+            .as_ref()
+            .map(|own| (own.fence(), own.is_settled()));
+        self.ownership.send_if_modified(|before| {
+            let changed = *before != ownership;
+            *before = ownership;
+            changed
+        });
+    }
+
+    fn duty(&mut self, duty: Duty) {
+        match duty {
+            Duty::Propose(command) => self.propose(command),
+            Duty::Acknowledge(node, ack) if node == self.config.node => {
+                self.config.gateway.input(GatewayInput::Ack {
+                    shard: self.replica.id,
+                    ack,
+                });
+            }
+            Duty::Acknowledge(node, ack) => self.send(node, ParcelBody::Ack(ack)),
+            Duty::Tell(transition, event) => {
+                self.tell(event);
+                let fence = self.owning.as_ref().map_or(Fence(0), Owning::fence);
+                let owner = OwnerRef {
+                    region: self.config.region.clone(),
+                    fence,
+                };
+                let control = self.config.control.borrow().clone();
+                let others = control.nodes().iter().filter(|(id, other)| {
+                    **id != self.config.node && other.is_live() && other.region == owner.region
+                });
+                for (id, _) in others {
+                    self.send(*id, ParcelBody::Early(owner.clone(), transition.clone()));
+                }
+            }
+        }
+    }
+
+    /// Brings an owner's command to the coordinator, wherever it is.
+    fn propose(&mut self, command: Command) {
+        if self.leads() {
+            self.proposer.push(command);
+            return;
+        }
+        let Some(leader) = self.leader() else { return };
+        let body = match command {
+            Command::Claim(claim) => ParcelBody::Claim(claim),
+            Command::Batch(batch) => ParcelBody::Batch(batch),
+            Command::Settled(owner) => ParcelBody::Settled(owner),
+            Command::ExpireRegion(owner) => ParcelBody::ExpireRegion(owner),
+            Command::Configure(_) | Command::Tick => return,
+        };
+        self.send(leader, body);
+    }
+
+    fn send(&self, to: NodeId, body: ParcelBody) {
+        // Lost parcels are sent again by whoever needs them to arrive.
+        let sent = self.config.network.tell(
+            to,
+            Parcel {
+                shard: self.replica.id,
+                body,
+            },
+        );
+        if let Err(error) = sent {
+            let shard = self.replica.id.0;
+            tracing::trace!(target: "gossip", shard, %to, %error, "a parcel was not sent");
+        }
+    }
+
+    /// What only the coordinator does: pacing, expiries, ticks, and proposing.
+    fn lead(&mut self) {
+        let shard = self.replica.read();
+        let stamp = shard.clamp(Clock::wall(), self.replica.since_last_apply());
+        let mut commands = Vec::new();
+        if self.proposer.is_idle() {
+            let control = self.config.control.borrow().clone();
+            let pacing = control.pacing();
+            if pacing.version > shard.pacing().version {
+                commands.push(Command::Configure(pacing));
+            }
+            if let Some(owner) = shard.expiring() {
+                commands.push(Command::ExpireRegion(owner));
+            }
+            for (region, fence) in control.voids(self.replica.id) {
+                let mark = shard.mark(region);
+                if mark.fence < fence || mark.fence == fence && !mark.ended {
+                    let owner = OwnerRef {
+                        region: region.clone(),
+                        fence,
+                    };
+                    commands.push(Command::ExpireRegion(owner));
+                }
+            }
+            if shard.next_due().is_some_and(|due| due <= stamp) {
+                commands.push(Command::Tick);
+            }
+        }
+        drop(shard);
+        for command in commands {
+            self.proposer.push(command);
+        }
+        self.proposer
+            .propose(&self.group, &self.config.region, stamp);
+    }
+
+    /// Returns when something is due that nothing else will wake the task for.
+    fn next_deadline(&self) -> Option<Monotonic> {
+        let owning = self.owning.as_ref().and_then(Owning::next_deadline);
+        // While something is in flight its end wakes the task.
+        let ticks = self.leads() && self.proposer.is_idle();
+        let tick = ticks.then(|| self.replica.read().next_due()).flatten();
+        let tick = tick.map(|due| self.at_stamp(due));
+        owning.into_iter().chain(tick).min()
+    }
+
+    /// Returns when this leader's stamps reach `due`.
+    fn at_stamp(&self, due: Timestamp) -> Monotonic {
+        let shard = self.replica.read();
+        let stamp = shard.clamp(Clock::wall(), self.replica.since_last_apply());
+        let wait = Duration::from_millis(due.0.saturating_sub(stamp.0));
+        self.config.clock.monotonic().after(wait)
+    }
+}
+
+async fn sleep_until(clock: &Clock, deadline: Option<Monotonic>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(clock.instant(at)).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,15 @@
+//! A shard's replica on this node, and everything that is done with it: applying, owning, proposing,
+//! telling.
+//!
+//! [`Replica`] is what readers share; [`Machine`](machine::Machine) is how consensus changes it;
+//! a driver task per shard does the rest.
+
+mod driver;
+mod machine;
+mod owning;
+mod proposer;
+mod replica;
+
+pub(crate) use driver::{Driver, DriverConfig, Mail, Mailbox, mailbox};
+pub(crate) use machine::Machine;
+pub(crate) use replica::Replica;

@@ -1,0 +1,213 @@
+//! What this node does for its region's part of a shard while it owns it.
+
+use headcount_gossip::{Effect as OutboxEffect, Input as OutboxInput, Outbox, Proposal};
+use headcount_model::{
+    Batch, ChannelKey, Claim, Command, Era, Event, EventId, EventKind, Fence, GatewayAck,
+    GatewayUpdate, Incarnation, Monotonic, NodeId, Now, Occupancy, OwnerRef, RegionName, ShardId,
+    Stage, Transition,
+};
+use headcount_region::{Effect as OwnerEffect, Input as OwnerInput, Owner};
+
+use crate::telemetry;
+
+/// What owning asks the driver to do.
+#[derive(Debug)]
+pub(super) enum Duty {
+    /// Bring this into the log.
+    Propose(Command),
+    /// Acknowledge a gateway's update.
+    Acknowledge(NodeId, GatewayAck),
+    /// Tell this in the region now.
+    Tell(Transition, Event),
+}
+
+/// An owner with its way into the log.
+pub(super) struct Owning {
+    era: Era,
+    owner: Owner,
+    outbox: Outbox,
+    owner_effects: Vec<OwnerEffect>,
+    outbox_effects: Vec<OutboxEffect>,
+}
+
+impl Owning {
+    pub(super) fn begin(
+        config: (headcount_region::Config, headcount_gossip::Config),
+        era: Era,
+        shard: ShardId,
+        owner: OwnerRef,
+        (node, incarnation): (NodeId, Incarnation),
+    ) -> Self {
+        let claim = Claim {
+            owner: owner.clone(),
+            node,
+            incarnation,
+            tails: Vec::new(),
+        };
+        Self {
+            era,
+            owner: Owner::new(config.0, owner.region, shard, owner.fence),
+            outbox: Outbox::new(config.1, claim),
+            owner_effects: Vec::new(),
+            outbox_effects: Vec::new(),
+        }
+    }
+
+    pub(super) fn fence(&self) -> Fence {
+        self.owner.fence()
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.owner.is_settled()
+    }
+
+    pub(super) fn stats(&self) -> headcount_gossip::OutboxStats {
+        self.outbox.stats()
+    }
+
+    pub(super) fn claimed(&mut self, now: Now, base: Vec<(ChannelKey, Occupancy)>) {
+        self.owner
+            .step(now, OwnerInput::Claimed { base }, &mut self.owner_effects);
+    }
+
+    pub(super) fn gateways(&mut self, now: Now, live: Vec<(NodeId, Incarnation)>) {
+        self.owner
+            .step(now, OwnerInput::Gateways { live }, &mut self.owner_effects);
+    }
+
+    pub(super) fn update(&mut self, now: Now, update: GatewayUpdate) {
+        self.owner
+            .step(now, OwnerInput::Update(update), &mut self.owner_effects);
+    }
+
+    pub(super) fn coordinator_here(&mut self, now: Now, here: bool) {
+        self.owner.step(
+            now,
+            OwnerInput::CoordinatorHere(here),
+            &mut self.owner_effects,
+        );
+    }
+
+    pub(super) fn path_changed(&mut self, now: Now) {
+        self.outbox
+            .step(now, OutboxInput::PathChanged, &mut self.outbox_effects);
+    }
+
+    pub(super) fn applied(&mut self, now: Now, mark: headcount_coordinator::RegionMark) {
+        let input = OutboxInput::Applied {
+            fence: mark.fence,
+            sequence: mark.sequence,
+            number: mark.number,
+            settled: mark.settled,
+        };
+        self.outbox.step(now, input, &mut self.outbox_effects);
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Monotonic> {
+        let deadlines = [self.owner.next_deadline(), self.outbox.next_deadline()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Lets deadlines act and carries everything that was decided one stage on.
+    pub(super) fn pump(&mut self, now: Now, duties: &mut Vec<Duty>) {
+        if self
+            .owner
+            .next_deadline()
+            .is_some_and(|at| at <= now.monotonic)
+        {
+            self.owner.on_deadline(now, &mut self.owner_effects);
+        }
+        for effect in std::mem::take(&mut self.owner_effects) {
+            let input = match effect {
+                OwnerEffect::Acknowledge { node, ack } => {
+                    duties.push(Duty::Acknowledge(node, ack));
+                    continue;
+                }
+                OwnerEffect::Transition(transition) => {
+                    let event = self.event(&transition);
+                    duties.push(Duty::Tell(transition.clone(), event));
+                    OutboxInput::Transition(transition)
+                }
+                OwnerEffect::Register {
+                    channel,
+                    occupancy,
+                    crossing,
+                } => OutboxInput::Register {
+                    channel,
+                    occupancy,
+                    crossing,
+                },
+                OwnerEffect::Settled { missing } => {
+                    if !missing.is_empty() {
+                        telemetry::adoption_capped();
+                        let shard = self.owner.shard().0;
+                        tracing::warn!(target: "region", shard, ?missing, "adoption was cut short");
+                    }
+                    OutboxInput::Settled
+                }
+            };
+            self.outbox.step(now, input, &mut self.outbox_effects);
+        }
+        if self
+            .outbox
+            .next_deadline()
+            .is_some_and(|at| at <= now.monotonic)
+        {
+            self.outbox.on_deadline(now, &mut self.outbox_effects);
+        }
+        for OutboxEffect::Propose(proposal) in self.outbox_effects.drain(..) {
+            let command = match proposal {
+                Proposal::Claim(claim) => Command::Claim(Claim::clone(&claim)),
+                Proposal::Batch(batch) => {
+                    telemetry::batch_sent(batch.transitions.len(), batch.registers.len());
+                    Command::Batch(Batch::clone(&batch))
+                }
+                Proposal::Settled(owner) => Command::Settled(owner),
+            };
+            duties.push(Duty::Propose(command));
+        }
+    }
+
+    /// The event of a transition, as the log will tell it too (R12).
+    fn event(&self, transition: &Transition) -> Event {
+        let region = self.owner.region().clone();
+        early_event(
+            self.era,
+            self.owner.shard(),
+            &region,
+            self.fence(),
+            transition,
+        )
+    }
+}
+
+/// Returns the event of a transition that an owner decided.
+pub(super) fn early_event(
+    era: Era,
+    shard: ShardId,
+    region: &RegionName,
+    fence: Fence,
+    transition: &Transition,
+) -> Event {
+    let active = transition.active;
+    Event {
+        id: EventId::Transition {
+            era,
+            shard,
+            region: region.clone(),
+            fence,
+            number: transition.number,
+        },
+        kind: if active {
+            EventKind::RegionActive
+        } else {
+            EventKind::RegionInactive
+        },
+        channel: transition.channel.clone(),
+        at: transition.at,
+        region: region.clone(),
+        is_global_master: transition.is_global_master,
+        active,
+        occupancy: transition.occupancy,
+    }
+}

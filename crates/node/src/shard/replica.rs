@@ -1,0 +1,120 @@
+//! The state of a shard's replica, as readers, the driver and consensus share it.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use headcount_coordinator::Shard;
+use headcount_feed::{ShardFeed, Start};
+use headcount_model::{ChannelKey, Fence, Logged, Occupancy, Position, RegionName, ShardId};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::shards::Wakers;
+
+/// Applied entries that may wait for the driver. Beyond it the feed reads the journal instead: a
+/// driver that is so far behind has lost its subscribers anyway.
+const APPLIED_MAX: usize = 16_384;
+
+/// What was applied, for the driver.
+#[derive(Debug)]
+pub(crate) enum AppliedItem {
+    /// An entry; `None` if it told nothing.
+    Entry(u64, Option<Logged>),
+    /// The local region's claim under this fence was applied; the base at that very position.
+    Claimed(Fence, Vec<(ChannelKey, Occupancy)>),
+    /// Entries are missing: a snapshot replaced the state, or the driver was too slow.
+    Jumped(Start),
+}
+
+/// Replica: a shard's state on this node.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(crate) id: ShardId,
+    region: RegionName,
+    shard: RwLock<Shard>,
+    applied: Mutex<VecDeque<AppliedItem>>,
+    /// Rung for the driver after something was applied.
+    pub(crate) bell: Notify,
+    /// When the last entry was applied; with the shard's stamp it bounds the next one (R15).
+    last_apply: Mutex<Instant>,
+    pub(crate) feed: Mutex<ShardFeed>,
+    /// Who waits for news of the feed.
+    wakers: Wakers,
+}
+
+impl Replica {
+    pub(crate) fn new(region: RegionName, shard: Shard, feed: ShardFeed, wakers: Wakers) -> Self {
+        Self {
+            id: shard.id(),
+            region,
+            shard: RwLock::new(shard),
+            applied: Mutex::default(),
+            bell: Notify::new(),
+            last_apply: Mutex::new(Instant::now()),
+            feed: Mutex::new(feed),
+            wakers,
+        }
+    }
+
+    pub(crate) fn region(&self) -> &RegionName {
+        &self.region
+    }
+
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Shard> {
+        self.shard.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Shard> {
+        self.shard.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn feed(&self) -> MutexGuard<'_, ShardFeed> {
+        self.feed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells everybody who waits that the feed has news.
+    pub(super) fn wake(&self) {
+        self.wakers.wake(self.id);
+    }
+
+    /// Returns how long ago an entry was last applied.
+    pub(crate) fn since_last_apply(&self) -> Duration {
+        self.last_apply
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .elapsed()
+    }
+
+    /// Returns where a feed of the state would begin.
+    pub(super) fn feed_start(shard: &Shard, region: &RegionName) -> Start {
+        let mark = shard.mark(region);
+        Start {
+            position: Position::end_of(shard.applied()),
+            fence: mark.fence,
+            number: mark.number,
+            expired: mark.ended,
+        }
+    }
+
+    /// Notes what was applied, while the state is still locked for writing.
+    pub(super) fn note(&self, shard: &Shard, items: impl IntoIterator<Item = AppliedItem>) {
+        *self
+            .last_apply
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        applied.extend(items);
+        if applied.len() > APPLIED_MAX {
+            // Claims are kept: an owner waits for its base. Entries are in the journal.
+            applied.retain(|item| matches!(item, AppliedItem::Claimed(..)));
+            applied.push_back(AppliedItem::Jumped(Self::feed_start(shard, &self.region)));
+        }
+        drop(applied);
+        self.bell.notify_one();
+    }
+
+    pub(super) fn take_applied(&self) -> VecDeque<AppliedItem> {
+        std::mem::take(&mut *self.applied.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

@@ -1,0 +1,210 @@
+//! The shards that this node hosts, and who waits for news of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use headcount_consensus::Group;
+use headcount_model::{ChannelKey, Fence, NodeId, ShardId, shard_of};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::shard::{Mailbox, Replica};
+
+/// A shard on this node.
+#[derive(Clone)]
+pub(crate) struct Hosted {
+    pub(crate) replica: Arc<Replica>,
+    pub(crate) group: Group,
+    pub(crate) mailbox: Mailbox,
+    /// The fence under which this node owns its region's part, and whether it has settled.
+    pub(crate) ownership: watch::Receiver<Option<(Fence, bool)>>,
+    heard: Arc<Mutex<Instant>>,
+}
+
+impl Hosted {
+    pub(crate) fn new(
+        replica: Arc<Replica>,
+        group: Group,
+        mailbox: Mailbox,
+        ownership: watch::Receiver<Option<(Fence, bool)>>,
+    ) -> Self {
+        let heard = Arc::new(Mutex::new(Instant::now()));
+        Self {
+            replica,
+            group,
+            mailbox,
+            ownership,
+            heard,
+        }
+    }
+
+    /// Notes that a leader was heard.
+    pub(crate) fn hear(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Returns how old the replica's knowledge is: the time since it last heard from the
+    /// coordinator, or for the coordinator itself, from a quorum.
+    pub(crate) fn age(&self) -> Duration {
+        let status = self.group.status();
+        status.quorum_acknowledged_age.unwrap_or_else(|| {
+            self.heard
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .elapsed()
+        })
+    }
+
+    /// Returns the node of the shard's coordinator, as far as is known.
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        self.group.leadership().leader.map(|leader| leader.node)
+    }
+}
+
+/// All shards of this node. A cheap handle.
+#[derive(Clone)]
+pub(crate) struct Shards(Arc<Inner>);
+
+struct Inner {
+    count: u32,
+    hosted: RwLock<BTreeMap<ShardId, Hosted>>,
+}
+
+impl Shards {
+    /// Makes the table of a cluster with `count` shards.
+    pub(crate) fn new(count: u32) -> Self {
+        Self(Arc::new(Inner {
+            count,
+            hosted: RwLock::default(),
+        }))
+    }
+
+    /// Returns how many shards the cluster has.
+    pub(crate) fn count(&self) -> u32 {
+        self.0.count
+    }
+
+    pub(crate) fn all(&self) -> RwLockReadGuard<'_, BTreeMap<ShardId, Hosted>> {
+        self.0.hosted.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn get(&self, shard: ShardId) -> Option<Hosted> {
+        self.all().get(&shard).cloned()
+    }
+
+    pub(crate) fn of(&self, channel: &ChannelKey) -> (ShardId, Option<Hosted>) {
+        let shard = shard_of(channel, self.0.count);
+        (shard, self.get(shard))
+    }
+
+    pub(crate) fn insert(&self, shard: ShardId, hosted: Hosted) {
+        let mut all = self
+            .0
+            .hosted
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        all.insert(shard, hosted);
+    }
+
+    pub(crate) fn remove(&self, shard: ShardId) -> Option<Hosted> {
+        self.0
+            .hosted
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&shard)
+    }
+}
+
+/// Whoever waits for news of shards.
+#[derive(Debug, Default)]
+pub(crate) struct Waker {
+    shards: Mutex<BTreeSet<ShardId>>,
+    bell: Notify,
+}
+
+impl Waker {
+    /// Notes news of a shard.
+    fn wake(&self, shard: ShardId) {
+        if self
+            .shards
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(shard)
+        {
+            self.bell.notify_one();
+        }
+    }
+
+    /// Waits for news and returns the shards that have some.
+    pub(crate) async fn woken(&self) -> BTreeSet<ShardId> {
+        loop {
+            let shards = {
+                let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+                std::mem::take(&mut *shards)
+            };
+            if !shards.is_empty() {
+                return shards;
+            }
+            self.bell.notified().await;
+        }
+    }
+}
+
+/// Everybody who waits for news. A cheap handle.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wakers(Arc<Mutex<Registered>>);
+
+#[derive(Debug, Default)]
+struct Registered {
+    last: u64,
+    wakers: BTreeMap<u64, Arc<Waker>>,
+}
+
+/// A registered waker; dropping it ends the registration.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    number: u64,
+    wakers: Wakers,
+    pub(crate) waker: Arc<Waker>,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.wakers.lock().wakers.remove(&self.number);
+    }
+}
+
+impl Wakers {
+    fn lock(&self) -> MutexGuard<'_, Registered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Registers somebody, unless there are `max` already.
+    pub(crate) fn register(&self, max: usize) -> Option<Registration> {
+        let mut registered = self.lock();
+        if registered.wakers.len() >= max {
+            return None;
+        }
+        registered.last += 1;
+        let (number, waker) = (registered.last, Arc::<Waker>::default());
+        registered.wakers.insert(number, Arc::clone(&waker));
+        Some(Registration {
+            number,
+            wakers: self.clone(),
+            waker,
+        })
+    }
+
+    /// Tells everybody that a shard has news.
+    pub(crate) fn wake(&self, shard: ShardId) {
+        for waker in self.lock().wakers.values() {
+            waker.wake(shard);
+        }
+    }
+
+    /// Returns how many are registered.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().wakers.len()
+    }
+}

@@ -1,0 +1,85 @@
+//! What the control service needs of its node, and the words of its calls.
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use headcount_model::control::{
+    ClusterId, ControlCommand, ControlReply, GroupId, Handshake, NewNode,
+};
+use headcount_model::{Incarnation, NodeId, RegionName, ReplicaId};
+
+/// A node that wants to become a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinAsk {
+    /// What it understands and how it is configured.
+    pub handshake: Handshake,
+    /// Who and where it is.
+    pub node: NewNode,
+}
+
+/// What a joined node is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinReply {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Its id.
+    pub node: NodeId,
+    /// Its replica of the control group.
+    pub replica: ReplicaId,
+    /// The last incarnation that it registered, 0 if none.
+    pub incarnation: Incarnation,
+    /// All members, so that it can ask and be asked before it knows better.
+    pub members: Vec<MemberAt>,
+}
+
+/// Where a member is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberAt {
+    /// The node.
+    pub node: NodeId,
+    /// Its region.
+    pub region: RegionName,
+    /// Its peer listener, `host:port`.
+    pub peer: String,
+}
+
+/// What became of a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenewReply {
+    /// The lease runs on.
+    Renewed {
+        /// For so long, from when the node asked.
+        lease: Duration,
+    },
+    /// It has ended: the node registers its next life.
+    Ended {
+        /// The last incarnation that it registered.
+        current: Incarnation,
+    },
+}
+
+/// Why a call has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PortError {
+    /// Not now, or not here: try again, or elsewhere.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Never, unless something is changed.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// The node behind the service.
+pub trait ControlPort: Send + Sync + 'static {
+    /// Makes a node a member.
+    fn join(&self, ask: JoinAsk) -> BoxFuture<'_, Result<JoinReply, PortError>>;
+
+    /// Proposes a command as the control group's leader.
+    fn propose(&self, command: ControlCommand) -> BoxFuture<'_, Result<ControlReply, PortError>>;
+
+    /// Renews a lease as the control group's leader.
+    fn renew(&self, node: NodeId, incarnation: Incarnation) -> Result<RenewReply, PortError>;
+
+    /// Returns the read index of a raft group as its leader.
+    fn read_index(&self, group: GroupId) -> BoxFuture<'_, Result<u64, PortError>>;
+}
