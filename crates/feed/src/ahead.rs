@@ -214,7 +214,7 @@ impl Ahead {
     }
 
     /// With an incomplete list: whether a number that was told is consumed by `mark` without a copy
-    /// among `events`. Then a pair (R7) may have been told by half, and of which channel is unknown.
+    /// among `events`. Then a pair (R7) may have been told by half, nobody knows of which channel.
     fn misses_a_copy(&self, mark: u64, events: &[Arc<WatchEvent>]) -> bool {
         let last = mark.min(self.number);
         if self.overflow.is_none() || self.consumed >= last {

@@ -7,8 +7,8 @@ pub struct Config {
     /// each). Too low and a short stall of a subscriber costs it a reconnect; too high and 64 busy
     /// shards take more memory than their state.
     pub ring_events_max: u64,
-    /// A live subscriber more than this many events behind has `channel.occupancy` rolled up to the newest
-    /// per channel until it caught up (default 1,024, a quarter of the ring). At or above
+    /// A live subscriber more than this many events behind has `channel.occupancy` rolled up to the
+    /// newest per channel until it caught up (default 1,024, a quarter of the ring). At or above
     /// `ring_events_max` nothing is ever rolled up.
     pub rollup_lag_events: u64,
     /// Most events of one batch (default 256): what a subscriber holds outside of the ring.

@@ -3,8 +3,8 @@
 //! A [`ShardFeed`] takes what the local replica of a shard applied ([`Logged`]) and what the local
 //! region's owner decided and the log does not have yet (early transitions), puts both into one
 //! order and keeps the newest of it in a bounded ring. A [`Subscription`] is one subscriber: a
-//! filter and a place in each ring. Its resume point is a [`headcount_model::Cursor`], which any node
-//! in any region continues; what is older than the ring is read from the journal, and what is
+//! filter and a place in each ring. Its resume point is a [`headcount_model::Cursor`], which any
+//! node in any region continues; what is older than the ring is read from the journal, and what is
 //! older than the journal is told as a gap. Why it is exact is in `DESIGN.md`.
 //!
 //! The driver's duties:

@@ -59,7 +59,7 @@ struct Slot {
     events_before: u64,
 }
 
-/// Ring: the newest items, bounded by their events. Items are numbered by an ever increasing offset.
+/// Ring: the newest items, bounded by their events and numbered by an ever increasing offset.
 #[derive(Debug)]
 pub(crate) struct Ring {
     slots: VecDeque<Slot>,
