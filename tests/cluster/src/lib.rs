@@ -1,0 +1,51 @@
+//! A harness of real nodes: clusters over loopback, edges, readers and watchers, as verbs.
+//!
+//! ```text
+//! story(async |logs| {
+//!     let cluster = Cluster::start(&REGIONS).await;
+//!     let watcher = Watcher::grpc(&cluster, &[2], "").await;
+//!     let mut edge = Edge::start(&cluster, "edge", &[0]);
+//!     edge.attach("c1", "room").await;
+//!     watcher.wait_for("it is told", |history| history.is_open("room")).await;
+//!     cluster.end().await;
+//! });
+//! ```
+//!
+//! A [`Cluster`] runs its nodes in this process, or as processes of the `headcount` binary that can
+//! be killed. An [`Edge`] reports through the edge client and keeps the books of what is really
+//! attached, a [`Reader`] asks over HTTP, a [`Watcher`] collects events over gRPC or server-sent
+//! events, and a [`History`] judges what was told: that is the checker of every test.
+//!
+//! [`story`] runs a test with logs of its own; lines of level `ERROR` and panics of tasks fail it.
+//! Nothing sleeps and hopes: [`wait_until`] waits for a condition and tells what was missing.
+
+mod cluster;
+mod edge;
+mod history;
+mod logs;
+mod ports;
+mod process;
+mod reader;
+mod wait;
+mod watcher;
+
+pub use cluster::{Cluster, REGIONS};
+pub use edge::{Edge, agree_on_counts};
+pub use history::{ChannelState, History, Step, Told, agree};
+pub use logs::{Logs, story};
+pub use ports::Ports;
+pub use process::binary;
+pub use reader::{Answer, Freshness, Listed, Reader, Status};
+pub use wait::{PATIENCE, wait_until};
+pub use watcher::Watcher;
+
+/// What the tests' key is, as `authorization` carries it.
+#[must_use]
+pub fn authorization(key: &str) -> String {
+    use base64::Engine;
+    let encoded = base64::engine::general_purpose::STANDARD.encode(key);
+    format!("Basic {encoded}")
+}
+
+/// The key that may do everything.
+pub const ROOT: &str = "dev.root:root-secret";

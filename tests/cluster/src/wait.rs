@@ -1,0 +1,36 @@
+//! Waiting for a condition, with a deadline and a reason.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Longest wait for what must happen in a healthy cluster. Far above what it takes, since slow
+/// machines are no fault of the cluster's.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Looks until `look` finds what it looks for, and returns that.
+///
+/// # Panics
+/// After [`PATIENCE`], with `why` and what `look` missed last.
+pub async fn wait_until<T>(why: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
+    let start = Instant::now();
+    loop {
+        // One look may hang as well, so the deadline is over both.
+        let left = PATIENCE.saturating_sub(start.elapsed());
+        let looked = tokio::time::timeout(left.max(LOOK), look()).await;
+        let missing = match looked {
+            Ok(Ok(found)) => return found,
+            Ok(Err(missing)) => missing,
+            Err(_) => "the look itself did not end".to_owned(),
+        };
+        assert!(
+            start.elapsed() < PATIENCE,
+            "not within {PATIENCE:?}: {why}: {missing}"
+        );
+        // allow-sleep: polls a condition that has a deadline
+        tokio::time::sleep(LOOK).await;
+    }
+}

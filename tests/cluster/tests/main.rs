@@ -1,0 +1,4 @@
+//! What people see of real clusters.
+#![cfg(test)]
+
+mod lifecycle;
