@@ -380,7 +380,7 @@ sections! {
         connections_max: usize = 20_000, 1..=1_000_000;
         /// Longest time for a request's headers, and of an idle HTTP/1.1 connection. Too low cuts
         /// off distant clients, too high lets silent ones hold connections.
-        header_timeout: Duration = secs(10), ms(100)..=minutes(10);
+        header_timeout: Duration = secs(8), ms(100)..=minutes(10);
         /// Longest time for a request's body.
         body_timeout: Duration = secs(10), ms(100)..=minutes(10);
         /// How long a client may leave its connection unread before it is closed.

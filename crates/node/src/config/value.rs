@@ -177,7 +177,7 @@ impl Value for Vec<String> {
 
 impl Value for bool {
     const EXPECTED: &'static str = "true or false";
-    const TEXTUAL: bool = false;
+    const TEXTUAL: Self = false;
 
     fn read(value: &Toml) -> Option<Self> {
         value.as_bool()

@@ -1,0 +1,103 @@
+//! `headcount serve` and `headcount join`: one node, from its settings to its end.
+
+use std::collections::BTreeMap;
+
+use headcount_node::config::{Config, Loaded};
+use headcount_node::{Founding, Listeners, Node, Options, telemetry};
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::cli::{Join, Serve};
+use crate::config::loaded;
+use crate::failure::Failure;
+use crate::output::{Output, complain};
+
+pub(crate) async fn serve(arguments: Serve, output: Output) -> Result<(), Failure> {
+    let founding = if arguments.init {
+        Founding::Init
+    } else {
+        Founding::Resume
+    };
+    run(loaded(&arguments.settings)?, founding, output).await
+}
+
+pub(crate) async fn join(arguments: Join, output: Output) -> Result<(), Failure> {
+    let Join {
+        peers,
+        mut settings,
+    } = arguments;
+    let peers = serde_json::to_string(&peers).map_err(Failure::failed)?;
+    // A list of texts is written in TOML as it is in JSON.
+    settings.set.push(format!("node.join={peers}"));
+    run(loaded(&settings)?, Founding::Join, output).await
+}
+
+async fn run(loaded: Loaded, founding: Founding, output: Output) -> Result<(), Failure> {
+    let Loaded { config, .. } = loaded;
+    let Config { telemetry: log, .. } = &config;
+    telemetry::log_lines(&log.log, log.log_format).map_err(Failure::failed)?;
+    for warning in config.warnings() {
+        tracing::warn!(target: "node", "{warning}");
+    }
+    let mut signals = Signals::listen()?;
+    let region = config.node.region.clone();
+    let listeners = Listeners::bind(&config).await.map_err(Failure::failed)?;
+    let options = Options {
+        founding,
+        delays: BTreeMap::new(),
+    };
+    let node = Node::start(config, listeners, options)
+        .await
+        .map_err(Failure::failed)?;
+    let addresses = node.addresses().clone();
+    output.show(
+        &json!({
+            "event": "started", "region": region.as_str(), "client": addresses.client,
+            "reporter": addresses.reporter, "peer": addresses.peer, "admin": addresses.admin,
+        }),
+        |_| {
+            format!(
+                "a node of {region}: clients {}, edges {}, peers {}, operators {}\n",
+                addresses.client, addresses.reporter, addresses.peer, addresses.admin
+            )
+        },
+    )?;
+    tokio::select! {
+        reason = node.stopped() => {
+            node.shutdown().await;
+            Err(Failure::Failed(anyhow::anyhow!("the node had to stop: {reason}")))
+        }
+        () = signals.next() => {
+            complain("draining; once more to end at once");
+            tokio::select! {
+                () = node.drain() => complain("drained"),
+                () = signals.next() => complain("ended without draining"),
+            }
+            Ok(())
+        }
+    }
+}
+
+/// The signals that ask a process to end.
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Takes them over; from here on they end nothing by themselves.
+    pub(crate) fn listen() -> Result<Self, Failure> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).map_err(Failure::failed)?,
+            terminate: signal(SignalKind::terminate()).map_err(Failure::failed)?,
+        })
+    }
+
+    /// Waits for one.
+    pub(crate) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

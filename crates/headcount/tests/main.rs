@@ -1,0 +1,3 @@
+//! The binary as people and scripts meet it: exit codes, what goes where, JSON.
+
+mod commands;
