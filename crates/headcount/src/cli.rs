@@ -198,7 +198,7 @@ pub(crate) struct Dev {
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub(crate) set: Vec<String>,
 
-    /// Also write the nodes' log lines at this level (default: warnings only).
+    /// Also write the nodes' log lines at this level (default: warnings).
     #[arg(long, value_name = "LEVELS")]
     pub(crate) log: Option<String>,
 }

@@ -12,14 +12,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use headcount_client::Client;
 use headcount_model::{
-    Category, ChannelName, ConnectionId, EdgeId, Incarnation, MemberId, Modes, ReportItem,
+    Category, ChannelDetails, ChannelName, ConnectionId, EdgeId, Incarnation, MemberId, Modes,
+    ReportItem,
 };
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::channels::brief;
 use crate::cli::Demo;
 use crate::dev::{DevCluster, DevRegion};
 use crate::events::since;
@@ -69,6 +69,8 @@ struct Heard {
     event: ToldEvent,
     /// How long after its cause.
     after: Duration,
+    /// Where to go on after it, if nothing else came together with it.
+    cursor: Option<String>,
 }
 
 /// The story's teller.
@@ -78,6 +80,9 @@ struct Teller<'a> {
     heard: mpsc::Receiver<Heard>,
     /// Everything that was heard: by region, in order.
     log: Vec<Vec<ToldEvent>>,
+    /// Where the first watcher was when the channel had opened: the resume point, and how many
+    /// events it had heard.
+    bookmark: Option<(String, usize)>,
     step: u32,
     output: Output,
 }
@@ -103,15 +108,18 @@ async fn story(regions: &[DevRegion], wan: bool, output: Output) -> Result<(), F
     }
     drop(hear);
     let log = vec![Vec::new(); regions.len()];
-    let teller = Teller {
+    let mut teller = Teller {
         regions,
         readers,
         heard,
         log,
+        bookmark: None,
         step: 0,
         output,
     };
-    teller.tell(wan).await
+    teller.tell(wan).await?;
+    drop(watchers);
+    teller.resumed_elsewhere().await
 }
 
 /// The watchers' tasks; ended when dropped.
@@ -130,15 +138,15 @@ async fn watch(region: usize, mut follower: Follower, hear: mpsc::Sender<Heard>)
     while let Ok(told) = follower.next().await {
         if let Told::Event(event) = told {
             let after = since(event.timestamp);
-            if hear
-                .send(Heard {
-                    region,
-                    event: *event,
-                    after,
-                })
-                .await
-                .is_err()
-            {
+            let cursor = follower.cursor().map(str::to_owned);
+            let event = *event;
+            let heard = Heard {
+                region,
+                event,
+                after,
+                cursor,
+            };
+            if hear.send(heard).await.is_err() {
                 return;
             }
         }
@@ -146,7 +154,7 @@ async fn watch(region: usize, mut follower: Follower, hear: mpsc::Sender<Heard>)
 }
 
 impl Teller<'_> {
-    async fn tell(mut self, wan: bool) -> Result<(), Failure> {
+    async fn tell(&mut self, wan: bool) -> Result<(), Failure> {
         self.opening(wan).await?;
         let (us, eu, ap) = (
             self.edge(0, "us")?,
@@ -159,7 +167,7 @@ impl Teller<'_> {
         self.the_same_answer_everywhere().await?;
         self.a_rush(&us).await?;
         self.leaving(us, eu, ap).await?;
-        self.resumed_elsewhere().await
+        self.exactly_once()
     }
 
     async fn opening(&mut self, wan: bool) -> Result<(), Failure> {
@@ -172,7 +180,7 @@ impl Teller<'_> {
                 "inactive"
             };
             let line = format!("GET {}/channels/{LOBBY}", self.regions[index].client);
-            self.line(&format!("{line}  →  {state}, {}", brief(&details)))?;
+            self.line(&format!("{line}  →  {state}, {}", people(&details)))?;
             demand(
                 !details.status.is_active,
                 "the channel is active before anybody came",
@@ -228,14 +236,14 @@ impl Teller<'_> {
                 answers.push(reader.status(LOBBY, false).await?);
             }
             let metrics = |index: usize| {
-                let details: &headcount_model::ChannelDetails = &answers[index].0;
+                let details: &ChannelDetails = &answers[index].0;
                 details.status.occupancy.metrics
             };
             let agreed = (1..answers.len()).all(|index| metrics(index) == metrics(0))
                 && metrics(0).get(Category::Connections) == 4;
             if agreed {
                 for (region, (details, freshness)) in self.regions.iter().zip(&answers) {
-                    let (name, counts) = (region.name, brief(details));
+                    let (name, counts) = (region.name, people(details));
                     let age = freshness.age_ms;
                     self.line(&format!("{name:<15} {counts}; {age} ms old"))?;
                 }
@@ -284,20 +292,13 @@ impl Teller<'_> {
         Ok(())
     }
 
-    async fn resumed_elsewhere(&mut self) -> Result<(), Failure> {
+    fn exactly_once(&mut self) -> Result<(), Failure> {
         self.chapter("Exactly once: what the three watchers heard, compared by the events' ids.")?;
         let facts: Vec<BTreeMap<&str, &str>> = self
             .log
             .iter()
-            .map(|log| {
-                let lifecycle = log.iter().filter(|event| event.name != "channel.occupancy");
-                lifecycle
-                    .map(|event| (event.id.as_str(), event.name.as_str()))
-                    .collect()
-            })
+            .map(|log| lifecycle(log).collect())
             .collect();
-        let mut names: Vec<&str> = facts[0].values().copied().collect();
-        names.sort_unstable();
         for (region, log) in self.regions.iter().zip(&self.log) {
             let ids: BTreeSet<&str> = log.iter().map(|event| event.id.as_str()).collect();
             demand(
@@ -312,21 +313,46 @@ impl Teller<'_> {
         }
         let same = facts.iter().all(|other| *other == facts[0]);
         demand(same, "the regions heard different events")?;
-        let opened = names
-            .iter()
-            .filter(|name| **name == "channel.opened")
-            .count();
-        let closed = names
-            .iter()
-            .filter(|name| **name == "channel.closed")
-            .count();
-        demand(
-            (opened, closed) == (1, 1),
-            "opened and closed were not told once each",
-        )?;
+        let times = |name: &str| facts[0].values().filter(|told| **told == name).count();
+        let once = times("channel.opened") == 1 && times("channel.closed") == 1;
+        demand(once, "opened and closed were not told once each")?;
         let told = facts[0].len();
         self.line(&format!(
-            "All three heard the same {told} lifecycle events; opened and closed once."
+            "The same {told} lifecycle events; opened and closed once each."
+        ))
+    }
+
+    /// Goes on in another region where the first watcher was early in the story.
+    async fn resumed_elsewhere(&mut self) -> Result<(), Failure> {
+        self.chapter("Somebody who listened in us-east-1 goes on in ap-southeast-1, by cursor.")?;
+        let (cursor, position) = self.bookmark.take().context("no event brought a cursor")?;
+        let wanted = Wanted {
+            prefix: LOBBY.to_owned(),
+            ..Wanted::default()
+        };
+        let mut follower = self.readers[2].clone().follow(wanted, Some(cursor));
+        let mut again: Vec<ToldEvent> = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
+        while again.iter().all(|event| event.name != "channel.closed") {
+            let told = tokio::time::timeout_at(deadline, follower.next()).await;
+            match told.context("the journal does not bring the end of the story")?? {
+                Told::Event(event) => again.push(*event),
+                Told::Gap(gap) => demand(false, &format!("events are missing: {gap}"))?,
+                Told::Broken(reason) => demand(false, &reason)?,
+            }
+        }
+        let missed: Vec<_> = lifecycle(&self.log[0][position..]).collect();
+        let brought: Vec<_> = lifecycle(&again).collect();
+        let (missed_set, brought_set): (BTreeSet<_>, BTreeSet<_>) =
+            (missed.iter().collect(), brought.iter().collect());
+        demand(missed_set == brought_set, "the journal tells other events")?;
+        demand(
+            brought.len() == brought_set.len(),
+            "the journal tells an event twice",
+        )?;
+        let count = brought.len();
+        self.line(&format!(
+            "The {count} lifecycle events since then, each once, by the same ids."
         ))
     }
 
@@ -397,6 +423,7 @@ impl Teller<'_> {
             region,
             event,
             after,
+            cursor,
         } = heard;
         let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
         let name = self.regions[region].name;
@@ -411,9 +438,15 @@ impl Teller<'_> {
         self.output.say(&format!(
             "   {name:<15} hears {:<23} {about:<15} {}  ({after_ms} ms)",
             event.name,
-            brief(&event.data),
+            people(&event.data),
         ))?;
         self.log[region].push(event);
+        let opened = self.log[0]
+            .iter()
+            .any(|event| event.name == "channel.opened");
+        if region == 0 && self.bookmark.is_none() && opened {
+            self.bookmark = cursor.map(|cursor| (cursor, self.log[0].len()));
+        }
         Ok(())
     }
 
@@ -466,6 +499,26 @@ impl Edge {
             "the node refused something that the edge reported",
         )
     }
+}
+
+/// Says a channel's counts in the fewest words: connections, and members of the presence set.
+fn people(details: &ChannelDetails) -> String {
+    let count = |category| details.status.occupancy.metrics.get(category);
+    let members = count(Category::PresenceMembers);
+    match (count(Category::Connections), members) {
+        (0, _) => "nobody".to_owned(),
+        (1, 0) => "1 connection".to_owned(),
+        (connections, 0) => format!("{connections} connections"),
+        (connections, _) => format!("{connections} connections, {members} present"),
+    }
+}
+
+/// Returns the ids and names of the events that are about the channel's life, not its counts.
+fn lifecycle(events: &[ToldEvent]) -> impl Iterator<Item = (&str, &str)> {
+    let lifecycle = events
+        .iter()
+        .filter(|event| event.name != "channel.occupancy");
+    lifecycle.map(|event| (event.id.as_str(), event.name.as_str()))
 }
 
 fn demand(holds: bool, otherwise: &str) -> Result<(), Failure> {

@@ -31,6 +31,10 @@ pub(crate) const ROUND_TRIPS_MS: [(&str, &str, u64); 3] = [
     ("eu-west-1", "ap-southeast-1", 240),
 ];
 
+/// What is logged unless `--log` says otherwise: raft warns of each message that a node which is
+/// still starting does not answer.
+const LOG: &str = "warn,openraft=error";
+
 /// One region of a running development cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct DevRegion {
@@ -66,7 +70,7 @@ pub(crate) async fn run(arguments: &Dev, output: Output) -> Result<(), Failure> 
 impl DevCluster {
     /// Starts the three nodes and waits until they are ready.
     pub(crate) async fn start(arguments: &Dev, output: Output) -> Result<Self, Failure> {
-        let log = arguments.log.as_deref().unwrap_or("warn");
+        let log = arguments.log.as_deref().unwrap_or(LOG);
         telemetry::log_lines(log, LogFormat::Text)
             .map_err(|error| Failure::usage(format!("--log: {error}")))?;
         let (data_dir, forgotten) = match &arguments.data_dir {

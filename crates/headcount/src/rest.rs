@@ -316,9 +316,10 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    /// Returns the resume point.
+    /// Returns the resume point after all that was told; `None` in the middle of what came
+    /// together.
     pub(crate) fn cursor(&self) -> Option<&str> {
-        self.cursor.as_deref()
+        self.cursor.as_deref().filter(|_| self.since.is_empty())
     }
 
     /// Opens the stream unless it is open, so that nothing after this call is missed.

@@ -4,6 +4,7 @@
 //! Metrics are the process's: where several nodes share one, as in `headcount dev`, counters add
 //! up by themselves and gauges by [`Share`]s. There are no labels by channel.
 
+use std::io::IsTerminal;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -289,14 +290,27 @@ pub enum LogError {
     Installed(#[from] TryInitError),
 }
 
-/// Begins to write log lines to the standard error output; once per process. `filter` is in the
-/// syntax of [`EnvFilter`]: targets are the names of stages.
+/// Makes the filter of log lines that `text` asks for, in the syntax of [`EnvFilter`]: targets are
+/// the names of stages. Raft's engine is heard only if `openraft` is named: it tells as an error
+/// what is none, such as a proposal to a replica that does not lead, and what is fatal for a node
+/// the node says itself.
+///
+/// # Errors
+/// What is malformed.
+pub fn log_filter(text: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    EnvFilter::try_new(format!("openraft=off,{text}"))
+}
+
+/// Begins to write log lines to the standard error output; once per process. `filter` is as
+/// [`log_filter`] takes it.
 ///
 /// # Errors
 /// [`LogError`] if the filter is malformed, or somebody has begun already.
 pub fn log_lines(filter: &str, format: LogFormat) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(filter)?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let filter = log_filter(filter)?;
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     let registry = tracing_subscriber::registry().with(filter);
     match format {
         LogFormat::Text => registry.with(lines).try_init()?,

@@ -400,6 +400,7 @@ mod tests {
     fn rates_and_sizes_are_as_asked() {
         let calm = Shape {
             burst_every: None,
+            rate: 0.0,
             ..shape()
         };
         let (traffic, _) = played(calm, 1, 1);
