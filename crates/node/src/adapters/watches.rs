@@ -63,9 +63,10 @@ impl NodeWatches {
         let max = self.watchers_max;
         let registration = self.wakers.register(max);
         let registration = registration.ok_or(WatchError::TooManyWatchers { max })?;
+        let fresh = cursor.is_none();
         let subscription =
             Subscription::new(self.config.clone(), self.era, filter, all.clone(), cursor);
-        let watching = Watching {
+        let mut watching = Watching {
             subscription,
             registration,
             shards,
@@ -73,8 +74,11 @@ impl NodeWatches {
             journal: self.journal.clone(),
             draining: self.draining.clone(),
             pending: all.into_iter().collect(),
+            greeting: fresh,
             ended: false,
         };
+        // A fresh watch begins here and now, not when its stream is first read.
+        watching.read();
         Ok(stream::unfold(watching, Watching::next).boxed())
     }
 }
@@ -100,6 +104,9 @@ struct Watching {
     draining: watch::Receiver<bool>,
     /// Shards whose feeds are to be read.
     pending: BTreeSet<ShardId>,
+    /// Whether the watcher is still to be given its first resume point: it may be cut off before
+    /// anything happens.
+    greeting: bool,
     ended: bool,
 }
 
@@ -119,6 +126,11 @@ impl Watching {
             }
             if !self.pending.is_empty() {
                 continue;
+            }
+            if std::mem::take(&mut self.greeting)
+                && let Some(item) = self.subscription.heartbeat()
+            {
+                return Some((item, self));
             }
             let idle = tokio::select! {
                 biased;
