@@ -7,16 +7,16 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
+use headcount_node::telemetry::log_filter;
 use tracing::dispatcher::{DefaultGuard, Dispatch};
 use tracing::{Level, Metadata};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 
 /// Lines that are kept to be shown when a test fails.
 const LINES_MAX: usize = 4_000;
 
-/// Chooses the lines that are kept, as `RUST_LOG` would; the default is `info`.
+/// Chooses the lines that are kept, as the setting `telemetry.log` does; the default is `info`.
 const VARIABLE: &str = "HEADCOUNT_TEST_LOG";
 
 thread_local! {
@@ -94,12 +94,11 @@ impl Logs {
 
     fn dispatch(&self) -> Dispatch {
         let filter = std::env::var(VARIABLE).unwrap_or_else(|_| "info".to_owned());
+        let filter = log_filter(&filter).expect("the variable holds a filter of log lines");
         let lines = tracing_subscriber::fmt::layer()
             .with_ansi(false)
             .with_writer(self.clone());
-        let subscriber = tracing_subscriber::registry()
-            .with(EnvFilter::new(filter))
-            .with(lines);
+        let subscriber = tracing_subscriber::registry().with(filter).with(lines);
         Dispatch::new(subscriber)
     }
 }
