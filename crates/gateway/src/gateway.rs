@@ -101,6 +101,22 @@ impl Gateway {
         self.table.registers()
     }
 
+    /// Panics if its state contradicts itself. Looks at everything: for tests and simulation.
+    pub fn invariants(&self) {
+        self.table.invariants();
+        for (number, shard) in (0..).zip(&self.table.shards) {
+            assert!(shard.in_flight() <= self.config.window_updates);
+            let deadline = shard.deadline.map(|at| (at, Deadline::Uplink(number)));
+            assert_eq!(deadline.is_some(), shard.in_flight() > 0);
+            assert!(deadline.is_none_or(|deadline| self.deadlines.contains(&deadline)));
+        }
+        for (number, session) in self.sessions.slots.iter() {
+            assert_eq!(session.deadline.is_some(), session.stream.is_none());
+            let deadline = session.deadline.map(|at| (at, Deadline::Session(number)));
+            assert!(deadline.is_none_or(|deadline| self.deadlines.contains(&deadline)));
+        }
+    }
+
     fn open(
         &mut self,
         now: Now,

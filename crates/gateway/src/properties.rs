@@ -484,6 +484,7 @@ impl World {
 
     /// Compares the gateway's registers with what is attached, source by source.
     fn check(&mut self) {
+        self.gateway.invariants();
         let mut held = self.held();
         let now = self.now.monotonic;
         for edge in &mut self.edges {

@@ -689,5 +689,38 @@ impl Table {
     }
 }
 
+impl Table {
+    /// Panics if the table contradicts itself. Looks at everything, so it is for tests.
+    pub(crate) fn invariants(&self) {
+        let mut indexed = 0;
+        for shard in &self.shards {
+            let mut waiting: Vec<_> = shard.queue.iter().filter(|at| **at != CONTROL).collect();
+            let controls = shard.queue.len() - waiting.len();
+            assert_eq!(controls, shard.controls.len(), "each control has its place");
+            waiting.sort_unstable();
+            let flagged = shard.registers.iter().filter(|(_, held)| held.state.queued);
+            let flagged: Vec<_> = flagged.map(|(number, _)| number).collect();
+            assert!(
+                waiting.into_iter().eq(&flagged),
+                "what waits says so, and waits once"
+            );
+            assert!(
+                shard.live || shard.queue.is_empty() && shard.activity.is_empty(),
+                "nothing waits for an owner that is not there"
+            );
+            for (_, held) in shard.registers.iter() {
+                let is_kept = held.state.queued || !held.occupancy.is_zero();
+                assert!(is_kept, "a register of nothing is freed");
+                indexed += usize::from(!held.state.dead);
+            }
+        }
+        let sources: Vec<_> = self.sources.iter().map(|(_, source)| source).collect();
+        let channels: usize = sources.iter().map(|source| source.channels.len()).sum();
+        assert_eq!(channels, indexed, "registers are indexed by their sources");
+        let entries: usize = sources.iter().map(|source| source.entries).sum();
+        assert_eq!(entries, self.entries);
+    }
+}
+
 /// Indices below this capacity are not worth shrinking.
 const SHRINK_FLOOR: usize = 1_024;
