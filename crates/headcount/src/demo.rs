@@ -48,7 +48,7 @@ pub(crate) async fn run(arguments: &Demo, output: Output) -> Result<(), Failure>
         () = signals.next() => return Ok(()),
     };
     let told = tokio::select! {
-        told = story(&cluster.regions, arguments.dev.wan, output) => told,
+        told = story(&cluster, arguments.dev.wan, output) => told,
         () = signals.next() => {
             cluster.shutdown().await;
             return Ok(());
@@ -83,11 +83,13 @@ struct Teller<'a> {
     /// Where the first watcher was when the channel had opened: the resume point, and how many
     /// events it had heard.
     bookmark: Option<(String, usize)>,
+    linger: Duration,
     step: u32,
     output: Output,
 }
 
-async fn story(regions: &[DevRegion], wan: bool, output: Output) -> Result<(), Failure> {
+async fn story(cluster: &DevCluster, wan: bool, output: Output) -> Result<(), Failure> {
+    let regions = &cluster.regions;
     let readers: Result<Vec<Reader>, Failure> = regions
         .iter()
         .map(|region| Reader::new(&region.client, KEY))
@@ -114,6 +116,7 @@ async fn story(regions: &[DevRegion], wan: bool, output: Output) -> Result<(), F
         heard,
         log,
         bookmark: None,
+        linger: cluster.linger,
         step: 0,
         output,
     };
@@ -275,7 +278,10 @@ impl Teller<'_> {
 
     async fn leaving(&mut self, us: Edge, eu: Edge, ap: Edge) -> Result<(), Failure> {
         self.chapter("Everybody leaves us-east-1.")?;
-        self.line("A region waits a while (the linger, 5 s) before it says so, lest it flaps:")?;
+        let linger = humantime::format_duration(self.linger);
+        self.line(&format!(
+            "A region waits a while ({linger}) before it says so, lest it flaps:"
+        ))?;
         us.leave().await?;
         self.until_all("channel.region.inactive", Some("us-east-1"))
             .await?;

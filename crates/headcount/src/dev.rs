@@ -52,6 +52,8 @@ pub(crate) struct DevCluster {
     nodes: Vec<Node>,
     pub(crate) regions: Vec<DevRegion>,
     shards: u32,
+    /// How long a region waits before it says that a channel is inactive there.
+    pub(crate) linger: Duration,
     kept_in: Option<PathBuf>,
     /// Removed with everything in it when dropped.
     _forgotten: Option<TempDir>,
@@ -91,10 +93,10 @@ impl DevCluster {
         let mut nodes = Vec::new();
         let mut regions = Vec::new();
         let mut first_peer = None;
-        let mut shards = 0;
+        let (mut shards, mut linger) = (0, Duration::ZERO);
         for (index, name) in DEV_REGIONS.into_iter().enumerate() {
             let config = config(arguments, index, &data_dir, first_peer)?;
-            shards = config.cluster.shards;
+            (shards, linger) = (config.cluster.shards, config.region.linger);
             let listeners = Listeners::bind(&config).await.map_err(port_hint)?;
             let address = |listener: &tokio::net::TcpListener| -> Result<SocketAddr, Failure> {
                 listener.local_addr().map_err(Failure::failed)
@@ -128,6 +130,7 @@ impl DevCluster {
             nodes,
             regions,
             shards,
+            linger,
             kept_in,
             _forgotten: forgotten,
         })

@@ -1,0 +1,165 @@
+//! Commands that run nodes, as processes of their own.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+/// A process that prints JSON lines; killed when dropped.
+struct Running {
+    child: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+fn headcount(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HEADCOUNT")) {
+        command.env_remove(name);
+    }
+    command.arg("--json").args(arguments).stdout(Stdio::piped());
+    command
+}
+
+impl Running {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = headcount(arguments).spawn().expect("the binary runs");
+        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        Self { child, lines }
+    }
+
+    /// Reads lines until one is the event of that name.
+    fn wait_event(&mut self, name: &str) -> Value {
+        for line in self.lines.by_ref() {
+            let line: Value = serde_json::from_str(&line.expect("text")).expect("JSON");
+            if line["event"] == name {
+                return line;
+            }
+        }
+        panic!("the process ended without {name}");
+    }
+
+    /// Asks it to end, and returns its exit code.
+    fn terminate(mut self) -> Option<i32> {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill")
+            .args(["-TERM", &id])
+            .status()
+            .expect("kill runs");
+        assert!(sent.success());
+        self.child.wait().expect("it ends").code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Asks a node's operator API until the answer is as wanted; each ask is a process of its own.
+fn wait_status(admin: &str, why: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        let output = headcount(&["cluster", "status", "--admin", admin, "--token", TOKEN]).output();
+        let output = output.expect("the binary runs");
+        let status = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+        if wanted(&status) {
+            return status;
+        }
+        assert!(std::time::Instant::now() < deadline, "{why}: {status}");
+        // allow-sleep: polling, with a deadline
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
+const TOKEN: &str = "0123456789abcdef";
+
+/// Runs a node in a directory of its own, on ports of the system's choice.
+fn serve(command: &[&str], directory: &Path, region: &str) -> Running {
+    let settings = [
+        format!("node.region={region}"),
+        format!("node.data_dir={}", directory.join(region).display()),
+        "cluster.shards=2".to_owned(),
+        "cluster.timing=local".to_owned(),
+        format!("admin.token={TOKEN}"),
+    ];
+    let listeners =
+        ["client", "reporter", "peer", "admin"].map(|name| format!("listen.{name}=127.0.0.1:0"));
+    let mut arguments = command.to_vec();
+    for setting in settings.iter().chain(&listeners) {
+        arguments.extend(["--set", setting]);
+    }
+    Running::start(&arguments)
+}
+
+#[test]
+fn a_cluster_is_founded_by_command_and_joined_by_command() {
+    let directory = tempfile::tempdir().expect("a directory");
+
+    // A node without a cluster waits, and says so.
+    let mut first = serve(&["serve"], directory.path(), "here");
+    let started = first.wait_event("started");
+    let admin = format!("http://{}", started["admin"].as_str().expect("an address"));
+    wait_status(&admin, "the node answers", |status| {
+        status["cluster"].is_null()
+    });
+
+    // Only an operator founds one.
+    let init = |token: &str| {
+        let output = headcount(&["init", "--admin", &admin, "--token", token]).output();
+        output.expect("the binary runs").status.code()
+    };
+    assert_eq!(init("not-the-token-at-all"), Some(1));
+    assert_eq!(init(TOKEN), Some(0));
+    assert_eq!(init(TOKEN), Some(1), "not twice");
+    wait_status(&admin, "the cluster is founded", |status| {
+        status["cluster"]["shards"] == 2
+    });
+
+    // Another region joins.
+    let peer = started["peer"].as_str().expect("an address");
+    let mut second = serve(&["join", peer], directory.path(), "there");
+    second.wait_event("started");
+    let both_live = |status: &Value| {
+        let regions = status["regions"].as_array().cloned().unwrap_or_default();
+        regions.len() == 2 && regions.iter().all(|region| region["live"] == true)
+    };
+    wait_status(&admin, "both regions live", both_live);
+
+    // Asked to end, a node drains and ends well.
+    assert_eq!(second.terminate(), Some(0));
+    assert_eq!(first.terminate(), Some(0));
+}
+
+/// The story fails by itself where the cluster does not do what it tells.
+#[test]
+fn the_demo_tells_its_story_to_the_end() {
+    let output = headcount(&[
+        "demo",
+        "--exit-after-story",
+        "--port",
+        "0",
+        "--set",
+        "region.linger=500ms",
+        "--set",
+        "coordinator.occupancy_interval=200ms",
+    ])
+    .output()
+    .expect("the binary runs");
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    let lines: Result<Vec<Value>, _> = text.lines().map(serde_json::from_str).collect();
+    let lines = lines.expect("JSON lines");
+    assert_eq!(
+        lines.last().map(|line| &line["story"]),
+        Some(&Value::from(10))
+    );
+    assert!(
+        lines
+            .iter()
+            .any(|line| line["heard_in"] == "ap-southeast-1")
+    );
+}
