@@ -249,7 +249,10 @@ fn a_list_of_all_operations_is_not_the_star() {
 #[test]
 fn intersections_are_those_that_official_clients_expect() {
     let three = r#"{"channel2":["publish","subscribe"],"channel6":["*"]}"#;
-    let namespaces = r#"{"cansubscribe:*":["subscribe"],"canpublish:*":["publish"],"canpublish:andpresence":["presence","publish"]}"#;
+    let namespaces = concat!(
+        r#"{"cansubscribe:*":["subscribe"],"canpublish:*":["publish"],"#,
+        r#""canpublish:andpresence":["presence","publish"]}"#
+    );
     let table = [
         (namespaces, namespaces, namespaces),
         (namespaces, r#"{"canpublish:test":["subscribe"]}"#, "{}"),

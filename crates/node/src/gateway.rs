@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use headcount_gateway::{Effect, Gateway, Input, StreamId};
 use headcount_model::{
@@ -138,6 +139,8 @@ impl GatewayTask {
         let mut inputs = Vec::new();
         let mut incarnation = *self.incarnation.borrow_and_update();
         self.control.mark_changed();
+        let mut gauges = Gauges::new();
+        let mut ticks = tokio::time::interval(SAMPLE);
         loop {
             let deadline = gateway.next_deadline();
             tokio::select! {
@@ -164,6 +167,7 @@ impl GatewayTask {
                     }
                 }
                 () = sleep_until(&self.clock, deadline) => {}
+                _ = ticks.tick() => gauges.set(&gateway),
             }
             let now = self.clock.now();
             for input in inputs.drain(..) {
@@ -249,6 +253,33 @@ impl GatewayTask {
         if let Err(error) = self.network.tell(*owner, parcel) {
             tracing::debug!(target: "gateway", shard = shard.0, %owner, %error, "not sent");
         }
+    }
+}
+
+/// How often gauges are set.
+const SAMPLE: Duration = Duration::from_secs(1);
+
+/// The gateway's gauges.
+struct Gauges {
+    sessions: telemetry::Share,
+    attachments: telemetry::Share,
+    dirty: telemetry::Share,
+}
+
+impl Gauges {
+    fn new() -> Self {
+        Self {
+            sessions: telemetry::sessions(),
+            attachments: telemetry::attachments(),
+            dirty: telemetry::registers_dirty(),
+        }
+    }
+
+    fn set(&mut self, gateway: &Gateway) {
+        let stats = gateway.stats();
+        self.sessions.set(stats.sessions);
+        self.attachments.set(stats.entries);
+        self.dirty.set(stats.queued);
     }
 }
 

@@ -20,6 +20,7 @@ mod control;
 mod founding;
 mod gateway;
 mod node;
+mod sampling;
 mod shard;
 mod shards;
 mod tasks;

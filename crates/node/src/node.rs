@@ -37,6 +37,7 @@ use crate::control::standing::Standing;
 use crate::control::{ControlHandle, ControlMachine};
 use crate::founding::{self, Membership};
 use crate::gateway::{GatewayHandle, GatewayTask};
+use crate::sampling::Sampler;
 use crate::shards::{Shards, Wakers};
 use crate::tasks::Tasks;
 
@@ -652,6 +653,15 @@ impl Boot {
             .run(),
         );
         self.shards.send_replace(Some(shards.clone()));
+        self.tasks.spawn(
+            Sampler {
+                region: self.config.node.region.clone(),
+                shards: shards.clone(),
+                wakers: wakers.clone(),
+                store: self.store.clone(),
+            }
+            .run(),
+        );
 
         // Last, those who bring load.
         let gateway_task = GatewayTask {

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use headcount_consensus::Group;
-use headcount_model::{ChannelKey, Fence, NodeId, ShardId, shard_of};
-use tokio::sync::{Notify, watch};
+use headcount_model::{ChannelKey, NodeId, ShardId, shard_of};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::shard::{Mailbox, Replica};
+use crate::shard::{DriverStats, Mailbox, Replica};
 
 /// A shard on this node.
 #[derive(Clone)]
@@ -17,8 +17,7 @@ pub(crate) struct Hosted {
     pub(crate) replica: Arc<Replica>,
     pub(crate) group: Group,
     pub(crate) mailbox: Mailbox,
-    /// The fence under which this node owns its region's part, and whether it has settled.
-    pub(crate) ownership: watch::Receiver<Option<(Fence, bool)>>,
+    stats: Arc<Mutex<DriverStats>>,
     heard: Arc<Mutex<Instant>>,
 }
 
@@ -27,16 +26,21 @@ impl Hosted {
         replica: Arc<Replica>,
         group: Group,
         mailbox: Mailbox,
-        ownership: watch::Receiver<Option<(Fence, bool)>>,
+        stats: Arc<Mutex<DriverStats>>,
     ) -> Self {
         let heard = Arc::new(Mutex::new(Instant::now()));
         Self {
             replica,
             group,
             mailbox,
-            ownership,
+            stats,
             heard,
         }
+    }
+
+    /// Returns what the driver last said about itself.
+    pub(crate) fn stats(&self) -> DriverStats {
+        *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that a leader was heard.

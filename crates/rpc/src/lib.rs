@@ -1,4 +1,17 @@
-//! gRPC servers and clients: reporter API, peers, forwarding.
+//! gRPC servers and clients: the reporter API, event watches, and what nodes say to each other.
+//!
+//! ```text
+//! edge ─▶ RPC ─▶ gateway ─▶ region ─▶ gossip ─▶ RPC ─▶ coordinator ─▶ feed ─▶ RPC ─▶ watcher
+//! ```
+//!
+//! * [`reporter`] takes edges' sessions, [`watch`] serves events to watchers; both on the reporter
+//!   port.
+//! * [`peers`] carries raft's envelopes, counts and snapshots between nodes; [`control`] asks other
+//!   nodes about membership, leases and leaderships.
+//!
+//! A shell without decisions: each module declares what it needs of its node as traits, checks what
+//! comes over the wire, and answers with statuses that say what to do. The driver binds listeners,
+//! implements the traits, and adds the services to a server.
 
 pub mod control;
 pub mod peers;

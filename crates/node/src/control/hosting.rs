@@ -1,7 +1,7 @@
 //! Starts and stops the replicas that the control group places on this node.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use headcount_consensus::{GroupId as RaftGroupId, Host, Member, ReplicaConfig};
@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
 use crate::gateway::GatewayHandle;
-use crate::shard::{Driver, DriverConfig, Machine, Mail, Replica, mailbox};
+use crate::shard::{Driver, DriverConfig, DriverStats, Machine, Mail, Replica, mailbox};
 use crate::shards::{Hosted, Shards, Wakers};
 use crate::tasks::Tasks;
 
@@ -130,10 +130,15 @@ impl Hosting {
             }
         }
         let (mailbox, mail) = mailbox();
-        let (ownership, owned) = watch::channel(None);
-        self.drive(Arc::clone(&replica), group.clone(), mail, ownership);
+        let stats = Arc::default();
+        self.drive(
+            Arc::clone(&replica),
+            group.clone(),
+            mail,
+            Arc::clone(&stats),
+        );
         self.shards
-            .insert(shard, Hosted::new(replica, group, mailbox, owned));
+            .insert(shard, Hosted::new(replica, group, mailbox, stats));
         true
     }
 
@@ -142,7 +147,7 @@ impl Hosting {
         replica: Arc<Replica>,
         group: headcount_consensus::Group,
         mail: mpsc::Receiver<Mail>,
-        ownership: watch::Sender<Option<(headcount_model::Fence, bool)>>,
+        stats: Arc<Mutex<DriverStats>>,
     ) {
         let config = DriverConfig {
             node: self.node,
@@ -155,7 +160,7 @@ impl Hosting {
             control: self.control.clone(),
             incarnation: self.incarnation.clone(),
         };
-        let driver = Driver::new(config, replica, group, mail, ownership);
+        let driver = Driver::new(config, replica, group, mail, stats);
         // Ends when its mailbox is dropped, with the shard's place in the table.
         self.tasks.spawn(driver.run());
     }

@@ -1,6 +1,6 @@
 //! The task of one shard: what happened goes in, what the stages decide is carried out.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use headcount_consensus::{Group, Leadership, ProposeError, Role};
@@ -59,6 +59,19 @@ pub(crate) fn mailbox() -> (Mailbox, mpsc::Receiver<Mail>) {
     (Mailbox(sender), receiver)
 }
 
+/// Facts about a driver for metrics.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct DriverStats {
+    /// Whether it owns its region's part of the shard.
+    pub(crate) owns: bool,
+    /// Whether it coordinates the shard.
+    pub(crate) leads: bool,
+    /// Letters that wait.
+    pub(crate) mail: usize,
+    /// Its way into the log.
+    pub(crate) outbox: headcount_gossip::OutboxStats,
+}
+
 /// What a driver works with.
 pub(crate) struct DriverConfig {
     pub(crate) node: NodeId,
@@ -82,8 +95,8 @@ pub(crate) struct Driver {
     owning: Option<Owning>,
     proposer: Proposer,
     leadership: Leadership,
-    /// Told to readers of the status: whether this node owns its region's part, and has settled.
-    ownership: watch::Sender<Option<(Fence, bool)>>,
+    /// Told to whoever samples metrics.
+    stats: Arc<Mutex<DriverStats>>,
 }
 
 impl Driver {
@@ -92,7 +105,7 @@ impl Driver {
         replica: Arc<Replica>,
         group: Group,
         mail: mpsc::Receiver<Mail>,
-        ownership: watch::Sender<Option<(Fence, bool)>>,
+        stats: Arc<Mutex<DriverStats>>,
     ) -> Self {
         Self {
             config,
@@ -102,7 +115,7 @@ impl Driver {
             owning: None,
             proposer: Proposer::default(),
             leadership: Leadership::default(),
-            ownership,
+            stats,
         }
     }
 
@@ -366,15 +379,13 @@ impl Driver {
         if self.leads() {
             self.lead();
         }
-        let ownership = self
-            .owning
-            .as_ref()
-            .map(|own| (own.fence(), own.is_settled()));
-        self.ownership.send_if_modified(|before| {
-            let changed = *before != ownership;
-            *before = ownership;
-            changed
-        });
+        let stats = DriverStats {
+            owns: self.owning.is_some(),
+            leads: self.leads(),
+            mail: self.mail.len(),
+            outbox: self.owning.as_ref().map(Owning::stats).unwrap_or_default(),
+        };
+        *self.stats.lock().unwrap_or_else(PoisonError::into_inner) = stats;
     }
 
     fn duty(&mut self, duty: Duty) {

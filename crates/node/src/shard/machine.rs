@@ -1,6 +1,7 @@
 //! How consensus applies a shard's log to its replica.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use headcount_consensus::store::Journal;
@@ -10,6 +11,7 @@ use headcount_model::{Logged, Mark};
 use headcount_wire::{decode_entry, decode_snapshot, encode_logged, encode_snapshot};
 
 use super::replica::{AppliedItem, Replica};
+use crate::clock::Clock;
 use crate::telemetry;
 
 /// The state machine of a shard's raft group.
@@ -52,6 +54,8 @@ impl ConsensusMachine for Machine {
         if told {
             self.record(&logged);
         }
+        let lag = Clock::wall().0.saturating_sub(logged.stamp.0);
+        telemetry::entry_applied(Duration::from_millis(lag));
         for event in &logged.events {
             telemetry::event_applied(event.event.kind);
         }

@@ -10,6 +10,6 @@ mod owning;
 mod proposer;
 mod replica;
 
-pub(crate) use driver::{Driver, DriverConfig, Mail, Mailbox, mailbox};
+pub(crate) use driver::{Driver, DriverConfig, DriverStats, Mail, Mailbox, mailbox};
 pub(crate) use machine::Machine;
 pub(crate) use replica::Replica;

@@ -1,6 +1,10 @@
 //! What this node does for its region's part of a shard while it owns it.
 
-use headcount_gossip::{Effect as OutboxEffect, Input as OutboxInput, Outbox, Proposal};
+use std::collections::VecDeque;
+
+use headcount_gossip::{
+    Effect as OutboxEffect, Input as OutboxInput, Outbox, OutboxStats, Proposal,
+};
 use headcount_model::{
     Batch, ChannelKey, Claim, Command, Era, Event, EventId, EventKind, Fence, GatewayAck,
     GatewayUpdate, Incarnation, Monotonic, NodeId, Now, Occupancy, OwnerRef, RegionName, ShardId,
@@ -28,6 +32,10 @@ pub(super) struct Owning {
     outbox: Outbox,
     owner_effects: Vec<OwnerEffect>,
     outbox_effects: Vec<OutboxEffect>,
+    /// When each batch in flight was first sent, by sequence.
+    sent: VecDeque<(u64, Monotonic)>,
+    /// What was counted so far, to tell metrics the difference.
+    counted: OutboxStats,
 }
 
 impl Owning {
@@ -50,6 +58,8 @@ impl Owning {
             outbox: Outbox::new(config.1, claim),
             owner_effects: Vec::new(),
             outbox_effects: Vec::new(),
+            sent: VecDeque::new(),
+            counted: OutboxStats::default(),
         }
     }
 
@@ -57,11 +67,7 @@ impl Owning {
         self.owner.fence()
     }
 
-    pub(super) fn is_settled(&self) -> bool {
-        self.owner.is_settled()
-    }
-
-    pub(super) fn stats(&self) -> headcount_gossip::OutboxStats {
+    pub(super) fn stats(&self) -> OutboxStats {
         self.outbox.stats()
     }
 
@@ -101,6 +107,16 @@ impl Owning {
             settled: mark.settled,
         };
         self.outbox.step(now, input, &mut self.outbox_effects);
+        if mark.fence != self.owner.fence() {
+            return;
+        }
+        while let Some((sequence, sent)) = self.sent.front().copied() {
+            if sequence > mark.sequence {
+                break;
+            }
+            telemetry::batch_applied(now.monotonic.since(sent));
+            self.sent.pop_front();
+        }
     }
 
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {
@@ -159,13 +175,30 @@ impl Owning {
             let command = match proposal {
                 Proposal::Claim(claim) => Command::Claim(Claim::clone(&claim)),
                 Proposal::Batch(batch) => {
-                    telemetry::batch_sent(batch.transitions.len(), batch.registers.len());
+                    if self
+                        .sent
+                        .back()
+                        .is_none_or(|(last, _)| *last < batch.sequence)
+                    {
+                        telemetry::batch_sent(batch.transitions.len(), batch.registers.len());
+                        self.sent.push_back((batch.sequence, now.monotonic));
+                    }
                     Command::Batch(Batch::clone(&batch))
                 }
                 Proposal::Settled(owner) => Command::Settled(owner),
             };
             duties.push(Duty::Propose(command));
         }
+        self.count();
+    }
+
+    /// Tells metrics what the outbox has counted since the last time.
+    fn count(&mut self) {
+        let stats = self.outbox.stats();
+        let since = |now: u64, before: u64| usize::try_from(now - before).unwrap_or(usize::MAX);
+        telemetry::batches_resent(since(stats.resent, self.counted.resent));
+        telemetry::transitions_dropped(since(stats.dropped, self.counted.dropped));
+        self.counted = stats;
     }
 
     /// The event of a transition, as the log will tell it too (R12).
