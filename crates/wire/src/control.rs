@@ -1,5 +1,14 @@
 //! The control group's commands, replies and snapshots as protobuf, and back.
 
+mod reply;
+mod state;
+
+#[cfg(test)]
+mod tests;
+
+pub use reply::{decode_control_reply, encode_control_reply};
+pub use state::{decode_control_snapshot, encode_control_snapshot};
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -20,7 +29,10 @@ use crate::shard::{FORMAT, check_format, decode_error};
 /// Encodes a command as the control group's log holds it.
 #[must_use]
 pub fn encode_control_command(command: &ControlCommand) -> Bytes {
-    let entry = proto::ControlEntry { format: FORMAT, command: Some(put_command(command)) };
+    let entry = proto::ControlEntry {
+        format: FORMAT,
+        command: Some(put_command(command)),
+    };
     entry.encode_to_vec().into()
 }
 
@@ -39,65 +51,90 @@ pub fn decode_control_command(bytes: &[u8]) -> Result<ControlCommand, WireError>
 
 fn put_command(command: &ControlCommand) -> Command {
     match command {
-        ControlCommand::Init { facts, settings, node } => Command::Init(entry::Init {
+        ControlCommand::Init {
+            facts,
+            settings,
+            node,
+        } => Command::Init(entry::Init {
             facts: Some(put_facts(facts)),
             settings: Some(put_settings(settings)),
             node: Some(put_new_node(node)),
         }),
         ControlCommand::Join(node) => Command::Join(put_new_node(node)),
-        ControlCommand::Start { node, incarnation, process, addresses, understands } => {
-            Command::Start(entry::Start {
-                node: node.0,
-                incarnation: incarnation.0,
-                process: *process,
-                addresses: Some(put_addresses(addresses)),
-                understands: *understands,
-            })
-        }
-        ControlCommand::LeaseLost { node, incarnation } => {
-            Command::LeaseLost(entry::LeaseLost { node: node.0, incarnation: incarnation.0 })
-        }
+        ControlCommand::Start {
+            node,
+            incarnation,
+            process,
+            addresses,
+            understands,
+        } => Command::Start(entry::Start {
+            node: node.0,
+            incarnation: incarnation.0,
+            process: *process,
+            addresses: Some(put_addresses(addresses)),
+            understands: *understands,
+        }),
+        ControlCommand::LeaseLost { node, incarnation } => Command::LeaseLost(entry::LeaseLost {
+            node: node.0,
+            incarnation: incarnation.0,
+        }),
         ControlCommand::Drain(node) => Command::Drain(entry::Drain { node: node.0 }),
         ControlCommand::Undrain(node) => Command::Undrain(entry::Undrain { node: node.0 }),
         ControlCommand::Remove(node) => Command::Remove(entry::Remove { node: node.0 }),
-        ControlCommand::AddReplicas { group, version, nodes } => {
-            Command::AddReplicas(entry::AddReplicas {
+        ControlCommand::AddReplicas {
+            group,
+            version,
+            nodes,
+        } => Command::AddReplicas(entry::AddReplicas {
+            group: group.number(),
+            version: *version,
+            nodes: nodes.iter().map(|node| node.0).collect(),
+        }),
+        ControlCommand::SetVoters {
+            group,
+            version,
+            voters,
+        } => Command::SetVoters(entry::SetVoters {
+            group: group.number(),
+            version: *version,
+            voters: put_replicas(voters),
+        }),
+        ControlCommand::RemoveReplicas {
+            group,
+            version,
+            replicas,
+        } => Command::RemoveReplicas(entry::RemoveReplicas {
+            group: group.number(),
+            version: *version,
+            replicas: put_replicas(replicas),
+        }),
+        ControlCommand::ReplicaReady { group, replica } => {
+            Command::ReplicaReady(entry::ReplicaReady {
                 group: group.number(),
-                version: *version,
-                nodes: nodes.iter().map(|node| node.0).collect(),
+                replica: replica.0,
             })
         }
-        ControlCommand::SetVoters { group, version, voters } => {
-            Command::SetVoters(entry::SetVoters {
+        ControlCommand::Confirm { group, version } => Command::Confirm(entry::Confirm {
+            group: group.number(),
+            version: *version,
+        }),
+        ControlCommand::MoveOwner {
+            region,
+            shard,
+            fence,
+            node,
+        } => Command::MoveOwner(entry::MoveOwner {
+            region: region.to_string(),
+            shard: shard.0,
+            fence: fence.0,
+            node: node.0,
+        }),
+        ControlCommand::PreferLeader { group, replica } => {
+            Command::PreferLeader(entry::PreferLeader {
                 group: group.number(),
-                version: *version,
-                voters: put_replicas(voters),
+                replica: replica.0,
             })
         }
-        ControlCommand::RemoveReplicas { group, version, replicas } => {
-            Command::RemoveReplicas(entry::RemoveReplicas {
-                group: group.number(),
-                version: *version,
-                replicas: put_replicas(replicas),
-            })
-        }
-        ControlCommand::ReplicaReady { group, replica } => Command::ReplicaReady(
-            entry::ReplicaReady { group: group.number(), replica: replica.0 },
-        ),
-        ControlCommand::Confirm { group, version } => {
-            Command::Confirm(entry::Confirm { group: group.number(), version: *version })
-        }
-        ControlCommand::MoveOwner { region, shard, fence, node } => {
-            Command::MoveOwner(entry::MoveOwner {
-                region: region.to_string(),
-                shard: shard.0,
-                fence: fence.0,
-                node: node.0,
-            })
-        }
-        ControlCommand::PreferLeader { group, replica } => Command::PreferLeader(
-            entry::PreferLeader { group: group.number(), replica: replica.0 },
-        ),
         ControlCommand::SetHome { shard, home } => Command::SetHome(entry::SetHome {
             shard: shard.0,
             region: home.as_ref().map(ToString::to_string),
@@ -181,7 +218,7 @@ fn take_command(command: Command) -> Result<ControlCommand, WireError> {
             occupancy_interval: Duration::from_millis(set.occupancy_interval_ms),
         },
         Command::SetWeights(set) => {
-            let weights = set.weights.into_iter().map(take_weight);
+            let weights = set.weights.iter().map(take_weight);
             ControlCommand::SetWeights(weights.collect::<Result<BTreeMap<_, _>, _>>()?)
         }
         Command::SetCopies(set) => ControlCommand::SetCopies(set.copies),
@@ -189,7 +226,7 @@ fn take_command(command: Command) -> Result<ControlCommand, WireError> {
     })
 }
 
-pub(crate) fn put_facts(facts: &ClusterFacts) -> proto::ClusterFacts {
+fn put_facts(facts: &ClusterFacts) -> proto::ClusterFacts {
     let timing = match facts.timing {
         TimingProfile::Local => proto::TimingProfile::Local,
         TimingProfile::Regional => proto::TimingProfile::Regional,
@@ -206,7 +243,7 @@ pub(crate) fn put_facts(facts: &ClusterFacts) -> proto::ClusterFacts {
     }
 }
 
-pub(crate) fn take_facts(facts: proto::ClusterFacts) -> Result<ClusterFacts, WireError> {
+fn take_facts(facts: proto::ClusterFacts) -> Result<ClusterFacts, WireError> {
     let timing = match proto::TimingProfile::try_from(facts.timing) {
         Ok(proto::TimingProfile::Local) => TimingProfile::Local,
         Ok(proto::TimingProfile::Regional) => TimingProfile::Regional,
@@ -226,7 +263,7 @@ pub(crate) fn take_facts(facts: proto::ClusterFacts) -> Result<ClusterFacts, Wir
     })
 }
 
-pub(crate) fn put_settings(settings: &Settings) -> proto::ControlSettings {
+fn put_settings(settings: &Settings) -> proto::ControlSettings {
     proto::ControlSettings {
         version: settings.version,
         occupancy_interval_ms: put_millis(settings.occupancy_interval),
@@ -234,7 +271,7 @@ pub(crate) fn put_settings(settings: &Settings) -> proto::ControlSettings {
     }
 }
 
-pub(crate) fn take_settings(settings: proto::ControlSettings) -> Settings {
+fn take_settings(settings: proto::ControlSettings) -> Settings {
     Settings {
         version: settings.version,
         occupancy_interval: Duration::from_millis(settings.occupancy_interval_ms),
@@ -242,7 +279,7 @@ pub(crate) fn take_settings(settings: proto::ControlSettings) -> Settings {
     }
 }
 
-pub(crate) fn put_new_node(node: &NewNode) -> proto::NewNode {
+fn put_new_node(node: &NewNode) -> proto::NewNode {
     proto::NewNode {
         key: put_id(node.key.0),
         region: node.region.to_string(),
@@ -251,7 +288,7 @@ pub(crate) fn put_new_node(node: &NewNode) -> proto::NewNode {
     }
 }
 
-pub(crate) fn take_new_node(node: proto::NewNode) -> Result<NewNode, WireError> {
+fn take_new_node(node: proto::NewNode) -> Result<NewNode, WireError> {
     Ok(NewNode {
         key: NodeKey(take_id("node.key", &node.key)?),
         region: take_region(&node.region)?,
@@ -280,11 +317,14 @@ fn take_addresses(addresses: Option<proto::NodeAddresses>) -> Addresses {
     }
 }
 
-pub(crate) fn put_weight(region: &RegionName, weight: u32) -> proto::RegionWeight {
-    proto::RegionWeight { region: region.to_string(), weight }
+fn put_weight(region: &RegionName, weight: u32) -> proto::RegionWeight {
+    proto::RegionWeight {
+        region: region.to_string(),
+        weight,
+    }
 }
 
-pub(crate) fn take_weight(weight: proto::RegionWeight) -> Result<(RegionName, u32), WireError> {
+fn take_weight(weight: &proto::RegionWeight) -> Result<(RegionName, u32), WireError> {
     Ok((take_region(&weight.region)?, weight.weight))
 }
 
@@ -292,30 +332,39 @@ fn put_replicas(replicas: &BTreeSet<ReplicaId>) -> Vec<u64> {
     replicas.iter().map(|replica| replica.0).collect()
 }
 
-pub(crate) fn take_replicas(replicas: Vec<u64>) -> BTreeSet<ReplicaId> {
+fn take_replicas(replicas: Vec<u64>) -> BTreeSet<ReplicaId> {
     replicas.into_iter().map(ReplicaId).collect()
 }
 
-pub(crate) fn take_group(number: u64) -> Result<GroupId, WireError> {
-    GroupId::from_number(number).ok_or(WireError::Range { field: "group", value: number })
+fn take_group(number: u64) -> Result<GroupId, WireError> {
+    GroupId::from_number(number).ok_or(WireError::Range {
+        field: "group",
+        value: number,
+    })
 }
 
-pub(crate) fn take_region(region: &str) -> Result<RegionName, WireError> {
+fn take_region(region: &str) -> Result<RegionName, WireError> {
     RegionName::new(region).map_err(named("region"))
 }
 
-pub(crate) fn put_id(id: u128) -> Bytes {
+fn put_id(id: u128) -> Bytes {
     Bytes::copy_from_slice(&id.to_be_bytes())
 }
 
-pub(crate) fn take_id(field: &'static str, bytes: &[u8]) -> Result<u128, WireError> {
-    let bytes = bytes.try_into().map_err(|_| WireError::Range { field, value: bytes.len() as u64 });
+fn take_id(field: &'static str, bytes: &[u8]) -> Result<u128, WireError> {
+    let bytes = bytes.try_into().map_err(|_| WireError::Range {
+        field,
+        value: bytes.len() as u64,
+    });
     bytes.map(u128::from_be_bytes)
 }
 
 /// A value of an enum that this release does not know.
-pub(crate) fn unknown(field: &'static str, value: i32) -> WireError {
-    WireError::Range { field, value: u64::try_from(value).unwrap_or(u64::MAX) }
+fn unknown(field: &'static str, value: i32) -> WireError {
+    WireError::Range {
+        field,
+        value: u64::try_from(value).unwrap_or(u64::MAX),
+    }
 }
 
 fn put_millis(span: Duration) -> u64 {

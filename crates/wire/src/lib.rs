@@ -5,8 +5,6 @@
 //! `From`, inward with `TryFrom` and an error that names the field.
 
 mod control;
-mod control_reply;
-mod control_state;
 mod error;
 mod feed;
 mod gossip;
@@ -19,9 +17,10 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-pub use control::{decode_control_command, encode_control_command};
-pub use control_reply::{decode_control_reply, encode_control_reply};
-pub use control_state::{decode_control_snapshot, encode_control_snapshot};
+pub use control::{
+    decode_control_command, decode_control_reply, decode_control_snapshot, encode_control_command,
+    encode_control_reply, encode_control_snapshot,
+};
 pub use error::WireError;
 pub use feed::{put_watch_item, put_watch_request, take_watch_item, take_watch_request};
 pub use gossip::{Parcel, ParcelBody, decode_parcels, encode_parcels};

@@ -5,7 +5,7 @@ use headcount_model::control::{ClusterId, ControlReply, GroupId, Outcome, Refusa
 use headcount_model::{Era, Fence, Incarnation, NodeId, ReplicaId, ShardId};
 use prost::Message;
 
-use crate::control::{put_id, take_group, take_id, take_region};
+use super::{put_id, take_group, take_id, take_region};
 use crate::error::{WireError, required};
 use crate::proto::control::v1 as proto;
 use crate::proto::control::v1::control_reply::Outcome as ProtoOutcome;
@@ -19,21 +19,27 @@ pub fn encode_control_reply(reply: &ControlReply) -> Bytes {
     let outcome = match reply {
         Ok(Outcome::Changed) => ProtoOutcome::Changed(proto::Changed {}),
         Ok(Outcome::Unchanged) => ProtoOutcome::Unchanged(proto::Unchanged {}),
-        Ok(Outcome::Joined { node, incarnation, replica }) => {
-            ProtoOutcome::Joined(proto::Joined {
-                node: node.0,
-                incarnation: incarnation.0,
-                replica: replica.0,
-            })
-        }
-        Ok(Outcome::Started { incarnation }) => {
-            ProtoOutcome::Started(proto::Started { incarnation: incarnation.0 })
-        }
-        Err(refusal) => {
-            ProtoOutcome::Refused(proto::Refusal { reason: Some(put_reason(refusal)) })
-        }
+        Ok(Outcome::Joined {
+            node,
+            incarnation,
+            replica,
+        }) => ProtoOutcome::Joined(proto::Joined {
+            node: node.0,
+            incarnation: incarnation.0,
+            replica: replica.0,
+        }),
+        Ok(Outcome::Started { incarnation }) => ProtoOutcome::Started(proto::Started {
+            incarnation: incarnation.0,
+        }),
+        Err(refusal) => ProtoOutcome::Refused(proto::Refusal {
+            reason: Some(put_reason(refusal)),
+        }),
     };
-    proto::ControlReply { outcome: Some(outcome) }.encode_to_vec().into()
+    proto::ControlReply {
+        outcome: Some(outcome),
+    }
+    .encode_to_vec()
+    .into()
 }
 
 /// Decodes what [`encode_control_reply`] made.
@@ -51,9 +57,9 @@ pub fn decode_control_reply(bytes: &[u8]) -> Result<ControlReply, WireError> {
             incarnation: Incarnation(joined.incarnation),
             replica: ReplicaId(joined.replica),
         }),
-        ProtoOutcome::Started(started) => {
-            Ok(Outcome::Started { incarnation: Incarnation(started.incarnation) })
-        }
+        ProtoOutcome::Started(started) => Ok(Outcome::Started {
+            incarnation: Incarnation(started.incarnation),
+        }),
         ProtoOutcome::Refused(refusal) => {
             Err(take_reason(required("refused.reason", refusal.reason)?)?)
         }
@@ -71,33 +77,44 @@ fn put_reason(refusal: &Refusal) -> Reason {
     };
     match refusal {
         Refusal::NotFounded => Reason::NotFounded(reason::NotFounded {}),
-        Refusal::Founded { cluster } => {
-            Reason::Founded(reason::Founded { cluster: put_id(cluster.0) })
-        }
-        Refusal::TooMuch { what, max } => {
-            Reason::TooMuch(reason::TooMuch { what: what.clone(), max: *max })
-        }
+        Refusal::Founded { cluster } => Reason::Founded(reason::Founded {
+            cluster: put_id(cluster.0),
+        }),
+        Refusal::TooMuch { what, max } => Reason::TooMuch(reason::TooMuch {
+            what: what.clone(),
+            max: *max,
+        }),
         Refusal::Missing { what } => Reason::Missing(reason::Missing { what: what.clone() }),
         Refusal::UnknownNode { node } => Reason::UnknownNode(node.0),
         Refusal::NodeRemoved { node } => Reason::NodeRemoved(node.0),
-        Refusal::OtherRegion { node, region } => {
-            Reason::OtherRegion(reason::OtherRegion { node: node.0, region: region.to_string() })
+        Refusal::OtherRegion { node, region } => Reason::OtherRegion(reason::OtherRegion {
+            node: node.0,
+            region: region.to_string(),
+        }),
+        Refusal::StaleIncarnation { node, current } => {
+            Reason::StaleIncarnation(reason::StaleIncarnation {
+                node: node.0,
+                current: current.0,
+            })
         }
-        Refusal::StaleIncarnation { node, current } => Reason::StaleIncarnation(
-            reason::StaleIncarnation { node: node.0, current: current.0 },
-        ),
         Refusal::LastNode { node } => Reason::LastNode(node.0),
         Refusal::NotDrained { node } => Reason::NotDrained(node.0),
-        Refusal::StillHolds { node, replicas } => {
-            Reason::StillHolds(reason::StillHolds { node: node.0, replicas: *replicas })
-        }
+        Refusal::StillHolds { node, replicas } => Reason::StillHolds(reason::StillHolds {
+            node: node.0,
+            replicas: *replicas,
+        }),
         Refusal::UnknownRegion { region } => Reason::UnknownRegion(region.to_string()),
         Refusal::UnknownGroup { group } => Reason::UnknownGroup(group.number()),
         Refusal::UnknownReplica { group, replica } => Reason::UnknownReplica(pair(group, replica)),
-        Refusal::Superseded { group, current } => {
-            Reason::Superseded(reason::Superseded { group: group.number(), current: *current })
-        }
-        Refusal::OwnerMoved { region, shard, current } => Reason::OwnerMoved(reason::OwnerMoved {
+        Refusal::Superseded { group, current } => Reason::Superseded(reason::Superseded {
+            group: group.number(),
+            current: *current,
+        }),
+        Refusal::OwnerMoved {
+            region,
+            shard,
+            current,
+        } => Reason::OwnerMoved(reason::OwnerMoved {
             region: region.to_string(),
             shard: shard.0,
             current: current.0,
@@ -113,10 +130,13 @@ fn put_reason(refusal: &Refusal) -> Reason {
 fn take_reason(told: Reason) -> Result<Refusal, WireError> {
     Ok(match told {
         Reason::NotFounded(reason::NotFounded {}) => Refusal::NotFounded,
-        Reason::Founded(founded) => {
-            Refusal::Founded { cluster: ClusterId(take_id("cluster", &founded.cluster)?) }
-        }
-        Reason::TooMuch(much) => Refusal::TooMuch { what: much.what, max: much.max },
+        Reason::Founded(founded) => Refusal::Founded {
+            cluster: ClusterId(take_id("cluster", &founded.cluster)?),
+        },
+        Reason::TooMuch(much) => Refusal::TooMuch {
+            what: much.what,
+            max: much.max,
+        },
         Reason::Missing(missing) => Refusal::Missing { what: missing.what },
         Reason::UnknownNode(node) => Refusal::UnknownNode { node: NodeId(node) },
         Reason::NodeRemoved(node) => Refusal::NodeRemoved { node: NodeId(node) },
@@ -130,34 +150,46 @@ fn take_reason(told: Reason) -> Result<Refusal, WireError> {
         },
         Reason::LastNode(node) => Refusal::LastNode { node: NodeId(node) },
         Reason::NotDrained(node) => Refusal::NotDrained { node: NodeId(node) },
-        Reason::StillHolds(holds) => {
-            Refusal::StillHolds { node: NodeId(holds.node), replicas: holds.replicas }
-        }
-        Reason::UnknownRegion(region) => Refusal::UnknownRegion { region: take_region(&region)? },
-        Reason::UnknownGroup(group) => Refusal::UnknownGroup { group: take_group(group)? },
+        Reason::StillHolds(holds) => Refusal::StillHolds {
+            node: NodeId(holds.node),
+            replicas: holds.replicas,
+        },
+        Reason::UnknownRegion(region) => Refusal::UnknownRegion {
+            region: take_region(&region)?,
+        },
+        Reason::UnknownGroup(group) => Refusal::UnknownGroup {
+            group: take_group(group)?,
+        },
         Reason::UnknownReplica(pair) => Refusal::UnknownReplica {
             group: take_group(pair.group)?,
             replica: ReplicaId(pair.replica),
         },
-        Reason::Superseded(it) => {
-            Refusal::Superseded { group: take_group(it.group)?, current: it.current }
-        }
+        Reason::Superseded(it) => Refusal::Superseded {
+            group: take_group(it.group)?,
+            current: it.current,
+        },
         Reason::OwnerMoved(moved) => Refusal::OwnerMoved {
             region: take_region(&moved.region)?,
             shard: ShardId(moved.shard),
             current: Fence(moved.current),
         },
-        Reason::Occupied(place) => {
-            Refusal::Occupied { group: take_group(place.group)?, node: NodeId(place.node) }
-        }
-        Reason::NotEligible(place) => {
-            Refusal::NotEligible { group: take_group(place.group)?, node: NodeId(place.node) }
-        }
-        Reason::BadVoters(group) => Refusal::BadVoters { group: take_group(group)? },
+        Reason::Occupied(place) => Refusal::Occupied {
+            group: take_group(place.group)?,
+            node: NodeId(place.node),
+        },
+        Reason::NotEligible(place) => Refusal::NotEligible {
+            group: take_group(place.group)?,
+            node: NodeId(place.node),
+        },
+        Reason::BadVoters(group) => Refusal::BadVoters {
+            group: take_group(group)?,
+        },
         Reason::StillVotes(pair) => Refusal::StillVotes {
             group: take_group(pair.group)?,
             replica: ReplicaId(pair.replica),
         },
-        Reason::OldEra(current) => Refusal::OldEra { current: Era(current) },
+        Reason::OldEra(current) => Refusal::OldEra {
+            current: Era(current),
+        },
     })
 }

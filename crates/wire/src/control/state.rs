@@ -9,7 +9,7 @@ use headcount_model::control::{
 use headcount_model::{Fence, Incarnation, NodeId, RegionName, ReplicaId, ShardId};
 use prost::Message;
 
-use crate::control::{
+use super::{
     put_facts, put_new_node, put_settings, put_weight, take_facts, take_group, take_new_node,
     take_region, take_replicas, take_settings, take_weight, unknown,
 };
@@ -19,7 +19,7 @@ use crate::shard::{FORMAT, check_format, decode_error};
 
 /// Groups in one chunk: with replicas on every node of the largest cluster it stays below a
 /// megabyte.
-const CHUNK_GROUPS: usize = 64;
+const CHUNK_GROUPS: usize = 32;
 
 /// Ownerships in one chunk: at most a hundred bytes each.
 const CHUNK_TENURES: usize = 4096;
@@ -36,22 +36,39 @@ pub fn encode_control_snapshot(parts: &ControlParts) -> Vec<Bytes> {
         last_node: parts.last_node.0,
         last_replica: parts.last_replica.0,
         last_fence: parts.last_fence.0,
-        regions: regions.map(|(name, region)| put_weight(name, region.weight)).collect(),
-        nodes: parts.nodes.iter().map(|(id, node)| put_node(*id, node)).collect(),
+        regions: regions
+            .map(|(name, region)| put_weight(name, region.weight))
+            .collect(),
+        nodes: parts
+            .nodes
+            .iter()
+            .map(|(id, node)| put_node(*id, node))
+            .collect(),
         groups: parts.groups.len() as u64,
         tenures: parts.tenures.len() as u64,
     };
-    let groups: Vec<_> = parts.groups.iter().map(|(id, group)| put_group(*id, group)).collect();
+    let groups: Vec<_> = parts
+        .groups
+        .iter()
+        .map(|(id, group)| put_group(*id, group))
+        .collect();
     let tenures: Vec<_> = parts.tenures.iter().map(put_tenure).collect();
-    let head = proto::ControlSnapshotChunk { head: Some(head), ..Default::default() };
-    let groups = groups.chunks(CHUNK_GROUPS).map(|groups| proto::ControlSnapshotChunk {
-        groups: groups.to_vec(),
+    let head = proto::ControlSnapshotChunk {
+        head: Some(head),
         ..Default::default()
-    });
-    let tenures = tenures.chunks(CHUNK_TENURES).map(|tenures| proto::ControlSnapshotChunk {
-        tenures: tenures.to_vec(),
-        ..Default::default()
-    });
+    };
+    let groups = groups
+        .chunks(CHUNK_GROUPS)
+        .map(|groups| proto::ControlSnapshotChunk {
+            groups: groups.to_vec(),
+            ..Default::default()
+        });
+    let tenures = tenures
+        .chunks(CHUNK_TENURES)
+        .map(|tenures| proto::ControlSnapshotChunk {
+            tenures: tenures.to_vec(),
+            ..Default::default()
+        });
     let chunks = std::iter::once(head).chain(groups).chain(tenures);
     chunks.map(|chunk| chunk.encode_to_vec().into()).collect()
 }
@@ -73,23 +90,28 @@ pub fn decode_control_snapshot(chunks: &[Bytes]) -> Result<ControlParts, WireErr
             check_format("control snapshot", found.format)?;
             head.get_or_insert(found);
         }
-        told = (told.0 + chunk.groups.len() as u64, told.1 + chunk.tenures.len() as u64);
+        told = (
+            told.0 + chunk.groups.len() as u64,
+            told.1 + chunk.tenures.len() as u64,
+        );
         for group in chunk.groups {
             let (id, group) = take_group_state(group)?;
             groups.insert(id, group);
         }
         for tenure in chunk.tenures {
-            let (place, tenure) = take_tenure(tenure)?;
+            let (place, tenure) = take_tenure(&tenure)?;
             tenures.insert(place, tenure);
         }
     }
     let head = required("head", head)?;
     let whole = (groups.len() as u64, tenures.len() as u64);
     if whole != (head.groups, head.tenures) || whole != told {
-        return Err(WireError::Contradiction("the snapshot lacks groups or ownerships"));
+        return Err(WireError::Contradiction(
+            "the snapshot lacks groups or ownerships",
+        ));
     }
     let regions = head.regions.into_iter().map(|region| {
-        let (name, weight) = take_weight(region)?;
+        let (name, weight) = take_weight(&region)?;
         Ok((name, Region { weight }))
     });
     let nodes = head.nodes.into_iter().map(take_node);
@@ -157,12 +179,15 @@ fn take_node(node: proto::ControlNode) -> Result<(NodeId, Node), WireError> {
 }
 
 fn put_group(id: GroupId, group: &Group) -> proto::ControlGroup {
-    let replicas = group.replicas.iter().map(|(id, replica)| proto::ControlReplica {
-        id: id.0,
-        node: replica.node.0,
-        ready: replica.ready,
-        leaving: replica.leaving,
-    });
+    let replicas = group
+        .replicas
+        .iter()
+        .map(|(id, replica)| proto::ControlReplica {
+            id: id.0,
+            node: replica.node.0,
+            ready: replica.ready,
+            leaving: replica.leaving,
+        });
     proto::ControlGroup {
         number: id.number(),
         founder: group.founder.0,
@@ -198,22 +223,22 @@ fn take_group_state(group: proto::ControlGroup) -> Result<(GroupId, Group), Wire
     Ok((take_group(group.number)?, taken))
 }
 
-fn put_tenure(
-    ((region, shard), tenure): (&(RegionName, ShardId), &Tenure),
-) -> proto::Tenure {
+fn put_tenure(((region, shard), tenure): (&(RegionName, ShardId), &Tenure)) -> proto::Tenure {
     proto::Tenure {
         region: region.to_string(),
         shard: shard.0,
         fence: tenure.fence.0,
-        holder: tenure.holder.map(|(node, incarnation)| proto::TenureHolder {
-            node: node.0,
-            incarnation: incarnation.0,
-        }),
+        holder: tenure
+            .holder
+            .map(|(node, incarnation)| proto::TenureHolder {
+                node: node.0,
+                incarnation: incarnation.0,
+            }),
         void_fence: tenure.void.0,
     }
 }
 
-fn take_tenure(tenure: proto::Tenure) -> Result<((RegionName, ShardId), Tenure), WireError> {
+fn take_tenure(tenure: &proto::Tenure) -> Result<((RegionName, ShardId), Tenure), WireError> {
     let place = (take_region(&tenure.region)?, ShardId(tenure.shard));
     let taken = Tenure {
         fence: Fence(tenure.fence),
