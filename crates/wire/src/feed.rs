@@ -420,7 +420,7 @@ mod tests {
                 "region",
                 pb::Event {
                     region: String::new(),
-                    ..event.clone()
+                    ..event
                 },
             ),
         ];

@@ -388,14 +388,15 @@ mod tests {
         };
         let good = put_hello(&hello);
         assert_eq!(take_hello(&good), Ok(hello));
-        let broken: [(&str, fn(&mut pb::Hello)); 6] = [
+        type Break = fn(&mut pb::Hello);
+        let broken: [(&str, Break); 6] = [
             ("edge", |hello| hello.edge.push('e')),
             ("edge", |hello| hello.edge.clear()),
             ("incarnation", |hello| hello.incarnation = 0),
             ("session", |hello| hello.session = 0),
             ("resume_session", |hello| hello.resume_session = Some(7)),
             ("protocol_max", |hello| {
-                (hello.protocol_min, hello.protocol_max) = (0, 0)
+                (hello.protocol_min, hello.protocol_max) = (0, 0);
             }),
         ];
         for (field, break_it) in broken {

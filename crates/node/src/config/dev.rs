@@ -74,7 +74,7 @@ impl RawConfig {
         raw.listen.admin = address(3);
         "dev".clone_into(&mut raw.cluster.name);
         raw.cluster.shards = DEV_SHARDS;
-        "local".clone_into(&mut raw.cluster.timing);
+        "wan".clone_into(&mut raw.cluster.timing);
         raw.admin.open_on_loopback = true;
         raw.app = vec![RawApp {
             id: "dev".to_owned(),

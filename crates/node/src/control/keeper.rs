@@ -14,7 +14,7 @@ use super::ControlHandle;
 use crate::clock::Clock;
 
 /// Longest time between two looks at the plan.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The leases of all nodes, while this node leads the control group. A cheap handle.
 #[derive(Clone, Debug)]
