@@ -17,6 +17,7 @@ pub mod admin;
 mod clock;
 pub mod config;
 mod control;
+mod cutting;
 mod founding;
 mod gateway;
 mod node;

@@ -1,17 +1,17 @@
 //! One node, from its listeners to its end: what is started in which order, and what stops when.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
+use futures::{FutureExt, TryStreamExt};
 use headcount_consensus::store::Store;
 use headcount_consensus::{
-    Group, GroupId as RaftGroupId, Host, HostConfig, Member, ReplicaConfig, Role,
+    Group, GroupId as RaftGroupId, Host, HostConfig, InitializeError, Member, ReplicaConfig, Role,
 };
 use headcount_gateway::Gateway;
-use headcount_model::{Incarnation, NodeId, RegionName};
+use headcount_model::{AppId, Incarnation, NodeId, RegionName};
 use headcount_placement::{
     Addresses, ClusterFacts, Control, ControlCommand, FOUNDING_NODE, FOUNDING_REPLICA, GroupId,
 };
@@ -34,7 +34,8 @@ use crate::control::hosting::Hosting;
 use crate::control::keeper::Keeper;
 use crate::control::membership::Reconciler;
 use crate::control::standing::Standing;
-use crate::control::{ControlHandle, ControlMachine};
+use crate::control::{ControlError, ControlHandle, ControlMachine};
+use crate::cutting::Cutting;
 use crate::founding::{self, Membership};
 use crate::gateway::{GatewayHandle, GatewayTask};
 use crate::sampling::Sampler;
@@ -689,6 +690,7 @@ impl Boot {
         let watches = NodeWatches {
             config: self.config.feed.clone(),
             watchers_max: self.config.watch.watchers_max,
+            occupancy_apps: Arc::new(self.occupancy_apps()),
             shards: self.progress.shards.clone(),
             era: facts.era,
             journal: self.store.journal(),
@@ -709,6 +711,13 @@ impl Boot {
         self.serve_reporters(reporter, gateway, watches);
         self.serve_clients(client, directory);
         Ok(())
+    }
+
+    /// Returns the apps whose watchers are told counts, not only lifecycles.
+    fn occupancy_apps(&self) -> BTreeSet<AppId> {
+        let settings = self.config.app_settings.iter();
+        let told = settings.filter(|(_, settings)| settings.lifecycle_occupancy);
+        told.map(|(app, _)| app.clone()).collect()
     }
 
     fn start_host(&self, node: NodeId, network: &Network) -> Result<Host, StartError> {
@@ -766,23 +775,22 @@ impl Boot {
     }
 
     /// Founds the cluster: forms the control group with this node alone, then says what is settled.
+    /// A founder that comes back may have stopped half-way, so it does this again, which changes
+    /// nothing once it is done; then it has all the time in the world, as others may be away.
     async fn found(
         &self,
         group: &Group,
         handle: &ControlHandle,
         membership: &Membership,
     ) -> Result<(), StartError> {
-        let consensus = |reason: String| StartError::Consensus(reason);
-        if group.status().last_log.is_none() {
-            let founder = Member {
-                replica: FOUNDING_REPLICA,
-                node: FOUNDING_NODE,
-            };
-            let formed = group.initialize(&[founder]).await;
-            formed.map_err(|error| consensus(error.to_string()))?;
+        let founder = Member {
+            replica: FOUNDING_REPLICA,
+            node: FOUNDING_NODE,
+        };
+        match group.initialize(&[founder]).await {
+            Ok(()) | Err(InitializeError::Already) => {}
+            Err(error) => return Err(StartError::Consensus(error.to_string())),
         }
-        let led = group.wait_leader(Duration::from_secs(30)).await;
-        led.map_err(|error| consensus(error.to_string()))?;
         let cluster = &self.config.cluster;
         let command = ControlCommand::Init {
             facts: ClusterFacts {
@@ -797,10 +805,27 @@ impl Boot {
             settings: self.config.settings,
             node: founding::new_node(&self.config, membership.key, &self.addresses),
         };
-        let founded = handle.propose(command).await;
-        founded
-            .map(drop)
-            .map_err(|error| StartError::Refused(error.to_string()))
+        let mut control = self.progress.control.clone();
+        loop {
+            let known = async {
+                control
+                    .wait_for(|control| control.facts().is_some())
+                    .await
+                    .is_ok()
+            };
+            tokio::select! {
+                true = known => return Ok(()),
+                founded = handle.propose(command.clone()) => match founded {
+                    Ok(_) => return Ok(()),
+                    Err(ControlError::Refused(refusal)) => {
+                        return Err(StartError::Refused(refusal.to_string()));
+                    }
+                    Err(ControlError::Unavailable { reason }) => {
+                        tracing::info!(target: "node", reason, "waiting for the control group");
+                    }
+                },
+            }
+        }
     }
 
     fn serve_peers(
@@ -869,7 +894,9 @@ impl Boot {
     ) {
         let ended = self.tasks.ended();
         self.tasks.spawn(async move {
+            let cut = ended.clone();
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let incoming = incoming.map_ok(move |stream| Cutting::new(stream, cut.clone()));
             let shutdown = ended.cancelled_owned().map(drop);
             if let Err(error) = router
                 .serve_with_incoming_shutdown(incoming, shutdown)

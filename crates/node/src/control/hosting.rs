@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use headcount_consensus::{GroupId as RaftGroupId, Host, Member, ReplicaConfig};
+use headcount_consensus::{GroupId as RaftGroupId, Host, InitializeError, Member, ReplicaConfig};
 use headcount_coordinator::Shard;
 use headcount_feed::{ShardFeed, Start};
 use headcount_model::{Incarnation, NodeId, RegionName, ShardId};
@@ -120,13 +120,17 @@ impl Hosting {
                 return false;
             }
         };
-        if placed.founder && group.status().last_log.is_none() {
+        if placed.founder {
             let founder = Member {
                 replica: placed.replica,
                 node: self.node,
             };
-            if let Err(error) = group.initialize(&[founder]).await {
-                tracing::warn!(target: "consensus", shard = shard.0, %error, "not formed");
+            match group.initialize(&[founder]).await {
+                // Formed before the node restarted.
+                Ok(()) | Err(InitializeError::Already) => {}
+                Err(error) => {
+                    tracing::warn!(target: "consensus", shard = shard.0, %error, "not formed");
+                }
             }
         }
         let (mailbox, mail) = mailbox();
