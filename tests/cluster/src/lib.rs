@@ -19,22 +19,26 @@
 //! [`story`] runs a test with logs of its own; lines of level `ERROR` and panics of tasks fail it.
 //! Nothing sleeps and hopes: [`wait_until`] waits for a condition and tells what was missing.
 
+mod churn;
 mod cluster;
 mod edge;
 mod history;
 mod logs;
 mod ports;
 mod process;
+mod proxy;
 mod reader;
 mod wait;
 mod watcher;
 
+pub use churn::Churn;
 pub use cluster::{Cluster, REGIONS};
 pub use edge::{Edge, agree_on_counts};
 pub use history::{ChannelState, History, Step, Told, agree};
 pub use logs::{Logs, story};
 pub use ports::Ports;
 pub use process::binary;
+pub use proxy::Proxy;
 pub use reader::{Answer, Freshness, Listed, Reader, Status};
 pub use wait::{PATIENCE, wait_until};
 pub use watcher::Watcher;

@@ -1,43 +1,11 @@
 //! One channel's life: opened, changed and closed, seen from every region.
 
 use headcount_cluster::{
-    Cluster, Edge, History, REGIONS, Reader, Watcher, agree, agree_on_counts, story, wait_until,
+    Cluster, Edge, History, REGIONS, Reader, agree_on_counts, story, wait_until,
 };
 use headcount_model::{Category, EventKind, Modes, Occupancy};
 
-/// Starts a watcher of everything in each region, by turns over gRPC and server-sent events.
-async fn watch_everywhere(cluster: &Cluster) -> Vec<Watcher> {
-    let mut watchers = Vec::new();
-    for node in cluster.running() {
-        watchers.push(Watcher::grpc(cluster, &[node], "").await);
-        watchers.push(Watcher::sse(cluster, &[node], "").await);
-    }
-    watchers
-}
-
-/// Waits until all watchers were told the whole story of a channel in some order of those that are
-/// allowed.
-async fn told_everywhere(watchers: &[Watcher], channel: &str, stories: &[&[&str]]) {
-    for watcher in watchers {
-        let why = format!("the story of {channel} is told");
-        watcher
-            .wait_for(&why, |history| {
-                stories.iter().any(|of| history.story(channel) == *of)
-            })
-            .await;
-    }
-}
-
-/// Checks that every watcher's events are right, end in what its node says, and are the same.
-async fn settle(cluster: &Cluster, watchers: &[Watcher]) -> Vec<History> {
-    let mut histories = Vec::new();
-    for (at, watcher) in watchers.iter().enumerate() {
-        let node = cluster.running()[at / 2];
-        histories.push(watcher.wait_settled(&Reader::new(cluster, node)).await);
-    }
-    agree(&histories.iter().collect::<Vec<_>>());
-    histories
-}
+use crate::support::{settle, told_everywhere, watch_everywhere};
 
 #[test]
 fn the_first_attach_opens_a_channel_in_every_region_in_turn() {
@@ -54,7 +22,7 @@ fn the_first_attach_opens_a_channel_in_every_region_in_turn() {
 
             // Attached in one region, it is opened everywhere, after the region's own event.
             edge.attach("c1", &channel).await;
-            told_everywhere(&watchers, &channel, &[&[&active, "channel.opened"]]).await;
+            told_everywhere(&watchers, &channel, &[&active, "channel.opened"]).await;
             agree_on_counts(&cluster, &[&edge]).await;
 
             // A second attachment in the same region changes counts and no state.
@@ -65,7 +33,7 @@ fn the_first_attach_opens_a_channel_in_every_region_in_turn() {
             // The last one leaves: after the linger, the region and then the channel end.
             edge.detach("c1", &channel).await;
             let whole: &[&str] = &[&active, "channel.opened", &inactive, "channel.closed"];
-            told_everywhere(&watchers, &channel, &[whole]).await;
+            told_everywhere(&watchers, &channel, whole).await;
             agree_on_counts(&cluster, &[]).await;
             for node in cluster.running() {
                 let status = Reader::new(&cluster, node).status(&channel).await.unwrap();
