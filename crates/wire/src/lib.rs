@@ -10,6 +10,7 @@ mod feed;
 mod gossip;
 mod journal;
 mod names;
+mod read;
 mod report;
 mod shard;
 mod snapshot;
@@ -26,6 +27,7 @@ pub use feed::{put_watch_item, put_watch_request, take_watch_item, take_watch_re
 pub use gossip::{Parcel, ParcelBody, decode_parcels, encode_parcels};
 pub use journal::{decode_logged, encode_logged};
 pub use names::{NAMES_MAX, NameReader, NameWriter};
+pub use read::{Early, put_early, take_early};
 pub use report::{
     REPORT_PROTOCOL, put_hello, put_item, put_refusal, put_welcome, take_hello, take_item,
     take_refusal_code, take_welcome,
