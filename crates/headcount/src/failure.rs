@@ -15,7 +15,7 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// It did not work.
-    #[error("{0:#}")]
+    #[error("{}", with_causes(.0))]
     Failed(anyhow::Error),
     /// Whoever read the output has enough.
     #[error("nobody reads the output any more")]
@@ -48,8 +48,43 @@ impl Failure {
     }
 }
 
+/// Says what went wrong and why, leaving out causes that an error has told in its own words.
+fn with_causes(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |mut text, cause| {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&cause);
+        }
+        text
+    })
+}
+
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self::Failed(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot listen: {source}")]
+    struct Bind {
+        source: std::io::Error,
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let bind = Bind {
+            source: std::io::Error::other("taken"),
+        };
+        let failure = Failure::Failed(anyhow::Error::from(bind).context("no start"));
+        assert_eq!(failure.to_string(), "no start: cannot listen: taken");
+        assert_eq!(failure.code(), 1);
     }
 }

@@ -470,4 +470,59 @@ mod tests {
         assert_eq!(follower.cursor(), Some("c"));
         assert!(follower.since.is_empty(), "bounded by the node's batches");
     }
+
+    /// Answers connections one after the other with these bodies; returns what each was asked.
+    async fn serve_in_turn(
+        listener: tokio::net::TcpListener,
+        bodies: Vec<String>,
+    ) -> std::io::Result<Vec<String>> {
+        use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+        let mut asked = Vec::new();
+        for body in bodies {
+            let (stream, _) = listener.accept().await?;
+            let mut stream = BufReader::new(stream);
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") {
+                stream.read_line(&mut head).await?;
+            }
+            let answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{body}");
+            stream.write_all(answer.as_bytes()).await?;
+            asked.push(head.lines().next().unwrap_or_default().to_owned());
+        }
+        Ok(asked)
+    }
+
+    fn told(id: &str, cursor: &str) -> String {
+        let data = serde_json::json!({
+            "id": id, "name": "channel.opened", "timestamp": 5,
+            "data": { "channelId": "x", "name": "x", "status":
+                { "isActive": true, "occupancy": { "metrics": {} } } },
+        });
+        format!("event: channel.opened\n{cursor}data: {data}\n\n")
+    }
+
+    #[tokio::test]
+    async fn a_broken_stream_is_taken_up_at_the_resume_point() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        // The first breaks off in the middle of what came together, the second tells it again.
+        let first = format!("{}{}", told("a", "id: one\n"), told("b", ""));
+        let second = format!("{}{}", told("b", ""), told("c", "id: two\n"));
+        let served = tokio::spawn(serve_in_turn(listener, vec![first, second]));
+        let reader = Reader::new(&address, "a.b:c").unwrap();
+        let mut follower = reader.follow(Wanted::default(), None);
+        let mut heard = Vec::new();
+        while heard.len() < 4 {
+            heard.push(match follower.next().await.unwrap() {
+                Told::Event(event) => event.id,
+                Told::Broken(_) => "broken".to_owned(),
+                Told::Gap(gap) => panic!("{gap}"),
+            });
+        }
+        assert_eq!(heard, ["a", "b", "broken", "c"]);
+        assert_eq!(follower.cursor(), Some("two"));
+        let asked = served.await.unwrap().unwrap();
+        assert!(!asked[0].contains("cursor"), "{asked:?}");
+        assert!(asked[1].contains("cursor=one"), "{asked:?}");
+    }
 }

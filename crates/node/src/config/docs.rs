@@ -19,7 +19,8 @@ const APPS: &str = "
 #
 # [[app]]
 # id = \"shop\"
-# # Whether [meta]channel.lifecycle carries channel.occupancy too.
+# # Whether the channel [meta]channel.lifecycle carries channel.occupancy too. Event streams and
+# # Watch carry it to whoever asks for it, in any case.
 # lifecycle.occupancy = true
 #
 # [[app.key]]
