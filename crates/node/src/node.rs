@@ -1,6 +1,6 @@
 //! One node, from its listeners to its end: what is started in which order, and what stops when.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use headcount_consensus::{
     Group, GroupId as RaftGroupId, Host, HostConfig, InitializeError, Member, ReplicaConfig, Role,
 };
 use headcount_gateway::Gateway;
-use headcount_model::{AppId, Incarnation, NodeId, RegionName};
+use headcount_model::{Incarnation, NodeId, RegionName};
 use headcount_placement::{
     Addresses, ClusterFacts, Control, ControlCommand, FOUNDING_NODE, FOUNDING_REPLICA, GroupId,
 };
@@ -29,7 +29,7 @@ use crate::adapters::{
 };
 use crate::admin;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, machine_name};
 use crate::control::hosting::Hosting;
 use crate::control::keeper::Keeper;
 use crate::control::membership::Reconciler;
@@ -73,14 +73,12 @@ impl Listeners {
         })
     }
 
-    /// Returns where others reach the listeners: by name if there is one, else by address.
-    fn addresses(&self, host: Option<&str>) -> Result<Addresses, StartError> {
+    /// Returns where others reach the listeners.
+    fn addresses(&self, config: &Config) -> Result<Addresses, StartError> {
+        let machine = machine_name();
         let address = |listener: &TcpListener| -> Result<String, StartError> {
-            let local = listener.local_addr().map_err(StartError::Listen)?;
-            Ok(host.map_or_else(
-                || local.to_string(),
-                |host| format!("{host}:{}", local.port()),
-            ))
+            let bound = listener.local_addr().map_err(StartError::Listen)?;
+            Ok(config.node.advertised(bound, &machine))
         };
         Ok(Addresses {
             client: address(&self.client)?,
@@ -293,7 +291,7 @@ impl Node {
         listeners: Listeners,
         options: Options,
     ) -> Result<Self, StartError> {
-        let addresses = listeners.addresses(config.node.advertise_host.as_deref())?;
+        let addresses = listeners.addresses(&config)?;
         let store = open_store(&config).await?;
         let clock = Clock::start();
         let (node, node_seen) = watch::channel(None);
@@ -315,12 +313,7 @@ impl Node {
         };
         let tasks = Tasks::default();
         let (asked, asked_to_found) = watch::channel(false);
-        let joins = config
-            .node
-            .join
-            .iter()
-            .any(|address| *address != addresses.peer);
-        let operator = NodeOperator::new(progress.clone(), booted_seen.clone(), asked, joins);
+        let operator = NodeOperator::new(progress.clone(), booted_seen.clone(), asked);
         let Listeners {
             client,
             reporter,
@@ -681,6 +674,8 @@ impl Boot {
         let incarnation = incarnation.map_or(Incarnation(0), |incarnation| *incarnation);
         let mut gateway_config = self.config.gateway.clone();
         gateway_config.shards = facts.shards;
+        // Drawn anew, lest names are made to collide.
+        gateway_config.hash_seed = founding::process_number();
         if membership.fresh {
             // Nobody can have been attached to a node that did not exist.
             gateway_config.recovery = Duration::ZERO;
@@ -690,7 +685,6 @@ impl Boot {
         let watches = NodeWatches {
             config: self.config.feed.clone(),
             watchers_max: self.config.watch.watchers_max,
-            occupancy_apps: Arc::new(self.occupancy_apps()),
             shards: self.progress.shards.clone(),
             era: facts.era,
             journal: self.store.journal(),
@@ -711,13 +705,6 @@ impl Boot {
         self.serve_reporters(reporter, gateway, watches);
         self.serve_clients(client, directory);
         Ok(())
-    }
-
-    /// Returns the apps whose watchers are told counts, not only lifecycles.
-    fn occupancy_apps(&self) -> BTreeSet<AppId> {
-        let settings = self.config.app_settings.iter();
-        let told = settings.filter(|(_, settings)| settings.lifecycle_occupancy);
-        told.map(|(app, _)| app.clone()).collect()
     }
 
     fn start_host(&self, node: NodeId, network: &Network) -> Result<Host, StartError> {

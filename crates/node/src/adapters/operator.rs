@@ -28,8 +28,6 @@ pub(crate) struct NodeOperator {
     booted: watch::Receiver<Option<Booted>>,
     /// Asks the node to found a cluster.
     found: watch::Sender<bool>,
-    /// Whether the node was told to join one instead.
-    joins: bool,
 }
 
 impl NodeOperator {
@@ -37,13 +35,11 @@ impl NodeOperator {
         progress: Progress,
         booted: watch::Receiver<Option<Booted>>,
         found: watch::Sender<bool>,
-        joins: bool,
     ) -> Self {
         Self {
             progress,
             booted,
             found,
-            joins,
         }
     }
 
@@ -177,7 +173,7 @@ impl NodeOperator {
     }
 
     async fn found_cluster(&self) -> Result<(), OperatorError> {
-        if self.progress.node.borrow().is_some() || self.joins {
+        if self.progress.node.borrow().is_some() {
             return Err(OperatorError::HasCluster);
         }
         self.found.send_replace(true);

@@ -1,7 +1,6 @@
 //! Watches over the feeds of this node's shards.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -10,8 +9,7 @@ use futures::{FutureExt, StreamExt};
 use headcount_consensus::store::Journal;
 use headcount_feed::{Fetch, Page, Subscription};
 use headcount_model::{
-    AppId, Cursor, Era, EventKind, Logged, Position, ShardId, WatchEnd, WatchError, WatchFilter,
-    WatchItem,
+    Cursor, Era, Logged, Position, ShardId, WatchEnd, WatchError, WatchFilter, WatchItem,
 };
 use headcount_rpc::watch::Watches;
 use headcount_wire::decode_logged;
@@ -31,8 +29,6 @@ const PAGE_BYTES: usize = 1 << 20;
 pub(crate) struct NodeWatches {
     pub(crate) config: headcount_feed::Config,
     pub(crate) watchers_max: usize,
-    /// Apps whose watchers are told `channel.occupancy` (contract.md, decision 3).
-    pub(crate) occupancy_apps: Arc<BTreeSet<AppId>>,
     /// Known once the node has a cluster.
     pub(crate) shards: watch::Receiver<Option<Shards>>,
     pub(crate) era: Era,
@@ -65,7 +61,6 @@ impl NodeWatches {
             return Err(unavailable(format!("shard {shard} is not on it yet")));
         }
         let max = self.watchers_max;
-        let filter = self.permitted(filter);
         let registration = self.wakers.register(max);
         let registration = registration.ok_or(WatchError::TooManyWatchers { max })?;
         let fresh = cursor.is_none();
@@ -85,22 +80,6 @@ impl NodeWatches {
         // A fresh watch begins here and now, not when its stream is first read.
         watching.read();
         Ok(stream::unfold(watching, Watching::next).boxed())
-    }
-}
-
-impl NodeWatches {
-    /// Takes `channel.occupancy` out of a filter, unless the app has it switched on. An operator's
-    /// filter, which names no app, is left alone.
-    fn permitted(&self, filter: WatchFilter) -> WatchFilter {
-        let told = filter
-            .app
-            .as_ref()
-            .is_none_or(|app| self.occupancy_apps.contains(app));
-        let kept = |kind: &EventKind| {
-            filter.kinds.contains(*kind) && (told || *kind != EventKind::Occupancy)
-        };
-        let kinds = EventKind::ALL.into_iter().filter(kept).collect();
-        WatchFilter { kinds, ..filter }
     }
 }
 

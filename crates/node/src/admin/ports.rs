@@ -66,8 +66,8 @@ pub enum OperatorError {
     /// The cluster's rules refuse it.
     #[error("{0}")]
     Refused(#[from] Refusal),
-    /// The node is, or is becoming, a member of a cluster, so it founds none.
-    #[error("this node belongs to a cluster already, or was told to join one")]
+    /// The node is a member of a cluster, so it founds none.
+    #[error("this node belongs to a cluster already")]
     HasCluster,
     /// The node has no cluster to command.
     #[error("this node has no cluster yet: `headcount init` founds one, node.join joins one")]

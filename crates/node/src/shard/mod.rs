@@ -1,7 +1,7 @@
 //! A shard's replica on this node, and everything that is done with it: applying, owning, proposing,
 //! telling.
 //!
-//! [`Replica`] is what readers share; [`Machine`](machine::Machine) is how consensus changes it;
+//! [`Replica`] is what readers share; [`Machine`] is how consensus changes it;
 //! a driver task per shard does the rest.
 
 mod driver;

@@ -5,7 +5,6 @@ use crate::{Fault, Tree};
 
 /// Directories that exist on somebody's machine. A user's name must follow where one is expected.
 const PLACES: &[&str] = &[
-    "/work/",
     "/root/",
     "/home/",
     "/Users/",
@@ -76,7 +75,7 @@ mod tests {
 
     #[test]
     fn paths_of_one_machine_are_refused() {
-        assert_eq!(faults("see /work/main/x\n"), 1);
+        assert_eq!(faults("see /workspace/main/x\n"), 1);
         assert_eq!(faults("`/home/ada/headcount`\n"), 1);
         assert_eq!(faults("path=/root/.cargo\n"), 1);
     }
