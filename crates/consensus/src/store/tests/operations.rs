@@ -137,7 +137,7 @@ async fn a_dropped_group_is_gone_for_ever() {
     store.close().await.unwrap();
 
     let store = start(&disk, small());
-    assert_eq!(store.groups(), []);
+    assert!(store.groups().is_empty());
     assert!(store.is_dropped(4) && store.is_dropped(5) && !store.is_dropped(6));
     for error in [
         append(&store, 4, 1..2).await.unwrap_err(),
