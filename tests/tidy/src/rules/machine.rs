@@ -4,13 +4,7 @@
 use crate::{Fault, Tree};
 
 /// Directories that exist on somebody's machine. A user's name must follow where one is expected.
-const PLACES: &[&str] = &[
-    "/root/",
-    "/home/",
-    "/Users/",
-    "C:\\Users\\",
-    "/workspace/",
-];
+const PLACES: &[&str] = &["/root/", "/home/", "/Users/", "C:\\Users\\", "/workspace/"];
 /// Hosts and settings of package registries: which one is used is a matter of the machine.
 const REGISTRIES: &[&str] = &[
     "crates.io/api",
