@@ -2,7 +2,7 @@
 //!
 //! Every step is small and keeps what holds: a replica is a learner until it has caught up, voters
 //! change in one joint step to a set whose majority is alive, a replica goes only when it has no
-//! vote left. Asked again after its commands were applied and reported as done, [`plan`] comes to
+//! vote left. Asked again after its commands were applied and reported as done, [`plan()`] comes to
 //! rest.
 
 mod balance;
@@ -16,7 +16,7 @@ use headcount_model::{NodeId, RegionName, ReplicaId};
 
 use crate::{Control, ControlCommand, Group, GroupId, Node, NodeState};
 
-/// What [`plan`] is to respect.
+/// What [`plan()`] is to respect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanOptions {
     /// Most groups that change their members at a time, and most that copy data to new replicas.
@@ -72,7 +72,7 @@ enum Health {
     Gone,
 }
 
-/// One run of [`plan`].
+/// One run of [`plan()`].
 struct Planner<'a> {
     control: &'a Control,
     options: &'a PlanOptions,
