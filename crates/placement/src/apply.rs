@@ -243,20 +243,8 @@ impl Control {
         node.understands = understands;
         node.state = NodeState::Live;
         let region = node.region.clone();
-        let draining = node.draining;
-        // The life before ends here: whatever it owned has a new fence, mostly in the same hands.
-        let held: Vec<_> = self.owned_by(id).map(|(shard, _)| shard).collect();
-        for shard in held {
-            let holder = (!draining && self.can_own(id, shard)).then_some((id, incarnation));
-            let fence = holder.is_some().then(|| self.next_fence());
-            let tenure = self
-                .parts
-                .tenures
-                .entry((region.clone(), shard))
-                .or_default();
-            tenure.holder = holder;
-            tenure.fence = fence.unwrap_or(tenure.fence);
-        }
+        // The life before ends here: none of its ownerships is of this incarnation, so that each
+        // goes on under a new fence, mostly in the same hands.
         self.settle_region(&region);
         Ok(Outcome::Started { incarnation })
     }

@@ -8,7 +8,7 @@
 //! [`Control`] is the state that the control group's log makes, one copy on every node:
 //! [`Control::apply`] is deterministic, hands out node ids, replica ids and fences from counters
 //! that never go back, and moves ownership the moment a lease ends or a process restarts (R4, R5).
-//! [`plan`] says what should change next about replicas, voters, owners and leaders. [`Leases`] is
+//! [`plan()`] says what should change next about replicas, voters, owners and leaders. [`Leases`] is
 //! the leader's own account of who was heard. The words are those of [`headcount_model::control`].
 //!
 //! # The driver's duties
@@ -31,10 +31,11 @@
 //! 5. The control group's leader, once it has applied what earlier leaders committed, makes
 //!    [`Leases`], renews its own lease like everybody's, proposes what [`Leases::expire`] returns at
 //!    each [`Leases::next_deadline`], and drops them when it no longer leads.
-//! 6. The same leader proposes what [`plan`] returns, in order, whenever the state has changed and
-//!    now and then, one call at a time. [`Refusal::Superseded`] means that another leader was
-//!    faster: plan again. A proposal whose outcome is unknown may be repeated; every command is
-//!    idempotent, or refuses the repetition.
+//! 6. The same leader proposes what [`plan()`] returns, in order, one call at a time. It is a function
+//!    of its arguments: ask again when the state or the options have changed, or a proposal has
+//!    failed. [`Refusal::Superseded`] means that another leader was faster: plan again. A proposal
+//!    whose outcome is unknown may be repeated; every command is idempotent, or refuses the
+//!    repetition.
 //! 7. Propose every command under the leadership on whose state it was decided, never under a later
 //!    one.
 //! 8. Persist [`Control::parts`] in snapshots and restore by [`Control::from_parts`].

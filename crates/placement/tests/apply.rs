@@ -366,3 +366,47 @@ fn a_snapshot_restores_the_state_and_a_damaged_one_does_not() {
     let unfounded = damaged(&|parts| parts.facts = None);
     assert_eq!(unfounded, PartsError::NotFounded);
 }
+
+#[test]
+fn a_replica_is_remembered_until_its_removal_is_confirmed() {
+    let mut world = World::found("us", 1, 1);
+    let (second, third) = (world.add("us"), world.add("us"));
+    let group = GroupId::Shard(ShardId(0));
+    let confirm = |version| ControlCommand::Confirm { group, version };
+    let add = |version, node| ControlCommand::AddReplicas {
+        group,
+        version,
+        nodes: [node].into(),
+    };
+    world.propose(confirm(1)).unwrap();
+    world.propose(add(1, second)).unwrap();
+    let (replica, _) = world.control.group(group).unwrap().on(second).unwrap();
+    world.propose(add(2, third)).unwrap();
+    let replicas = [replica].into();
+    world
+        .propose(ControlCommand::RemoveReplicas {
+            group,
+            version: 3,
+            replicas,
+        })
+        .unwrap();
+    let hosts = |world: &World| {
+        world
+            .control
+            .replicas_of(second)
+            .any(|hosted| hosted.group == group && hosted.leaving)
+    };
+    // The group has brought in the third, but not yet let go of the second.
+    world.propose(confirm(3)).unwrap();
+    assert!(hosts(&world));
+    assert!(
+        !world
+            .control
+            .target_membership(group)
+            .unwrap()
+            .learners
+            .contains_key(&replica)
+    );
+    world.propose(confirm(4)).unwrap();
+    assert!(!hosts(&world));
+}

@@ -406,4 +406,73 @@ fn members_go_only_after_their_vote_has() {
             replica: voter
         })
     );
+
+    // It loses its vote, but may still use it until the group has confirmed that.
+    let other = world
+        .control
+        .nodes()
+        .keys()
+        .copied()
+        .find(|node| group.on(*node).is_none());
+    let node = other.expect("four nodes, three replicas");
+    let version = group.version;
+    let nodes = [node].into();
+    world
+        .propose(ControlCommand::AddReplicas {
+            group: id,
+            version,
+            nodes,
+        })
+        .unwrap();
+    let (heir, _) = world.control.group(id).unwrap().on(node).unwrap();
+    world
+        .propose(ControlCommand::ReplicaReady {
+            group: id,
+            replica: heir,
+        })
+        .unwrap();
+    let mut voters = group.voters.clone();
+    voters.remove(&voter);
+    voters.insert(heir);
+    let version = version + 1;
+    world
+        .propose(ControlCommand::SetVoters {
+            group: id,
+            version,
+            voters,
+        })
+        .unwrap();
+    let version = version + 1;
+    let removal = ControlCommand::RemoveReplicas {
+        group: id,
+        version,
+        replicas: [voter].into(),
+    };
+    let early = Err(Refusal::StillVotes {
+        group: id,
+        replica: voter,
+    });
+    assert_eq!(world.propose(removal.clone()), early);
+    world
+        .propose(ControlCommand::Confirm { group: id, version })
+        .unwrap();
+    assert_eq!(world.propose(removal), Ok(Outcome::Changed));
+    assert!(
+        world
+            .control
+            .replicas_of(group.replicas[&voter].node)
+            .any(|it| it.leaving)
+    );
+    let version = version + 1;
+    world
+        .propose(ControlCommand::Confirm { group: id, version })
+        .unwrap();
+    assert!(
+        !world
+            .control
+            .group(id)
+            .unwrap()
+            .replicas
+            .contains_key(&voter)
+    );
 }

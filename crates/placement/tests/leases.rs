@@ -126,6 +126,31 @@ fn a_life_that_begins_late_has_a_full_lease() {
 }
 
 #[test]
+fn a_restart_begins_a_full_lease() {
+    let (mut world, mut leases) = begin();
+    let mut lost = Vec::new();
+    for now in (100_000..120_000).step_by(500) {
+        leases
+            .renew(at(now), &world.control, NodeId(1), Incarnation(1))
+            .unwrap();
+        if now == 104_000 {
+            world.start(NodeId(2));
+        }
+        for command in leases.expire(at(now), &world.control) {
+            lost.push((now, command));
+        }
+        if !lost.is_empty() {
+            break;
+        }
+    }
+    let expected = ControlCommand::LeaseLost {
+        node: NodeId(2),
+        incarnation: Incarnation(2),
+    };
+    assert_eq!(lost, [(109_000, expected)]);
+}
+
+#[test]
 fn a_stall_of_the_leader_is_nobodys_silence() {
     let (world, mut leases) = begin();
     assert_eq!(run(&mut leases, &world, 100_000, 102_000), None);

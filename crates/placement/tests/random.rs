@@ -16,6 +16,8 @@ enum Happening {
     Undrain(usize),
     Remove(usize),
     GiveUp(usize),
+    Slow(usize),
+    Fast,
     SetCopies(u32),
     Weigh(usize, u32),
     Home(u32, usize),
@@ -35,6 +37,8 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
         1 => (0..16_usize).prop_map(Happening::Undrain),
         2 => (0..16_usize).prop_map(Happening::Remove),
         2 => (0..16_usize).prop_map(Happening::GiveUp),
+        2 => (0..16_usize).prop_map(Happening::Slow),
+        1 => Just(Happening::Fast),
         1 => (1..4_u32).prop_map(Happening::SetCopies),
         1 => (0..PLACES.len(), 0..300_u32).prop_map(|(at, weight)| Happening::Weigh(at, weight)),
         1 => (0..SHARDS, 0..PLACES.len()).prop_map(|(shard, at)| Happening::Home(shard, at)),
@@ -81,6 +85,10 @@ fn happen(world: &mut World, happening: &Happening) {
                 world.options.given_up.insert(pick(*at));
             }
         }
+        Happening::Slow(at) => {
+            world.slow.insert(pick(*at));
+        }
+        Happening::Fast => world.slow.clear(),
         Happening::SetCopies(copies) => {
             world.propose(ControlCommand::SetCopies(*copies)).unwrap();
         }
@@ -128,6 +136,7 @@ proptest! {
             world.start(node);
         }
         world.options.given_up.clear();
+        world.slow.clear();
         world.settle();
         world.check_rest();
     }

@@ -18,6 +18,8 @@ pub(crate) struct World {
     /// Every command proposed, refused ones included.
     pub(crate) log: Vec<ControlCommand>,
     pub(crate) options: PlanOptions,
+    /// Nodes on which no replica catches up.
+    pub(crate) slow: BTreeSet<NodeId>,
     /// The voters that each raft group has committed.
     voters: BTreeMap<GroupId, BTreeSet<ReplicaId>>,
     /// Every fence that an owner was seen with, and where.
@@ -68,6 +70,7 @@ impl World {
             control: Control::new(),
             log: Vec::new(),
             options: PlanOptions::default(),
+            slow: BTreeSet::new(),
             voters: BTreeMap::new(),
             fences: BTreeMap::new(),
             replicas: BTreeMap::new(),
@@ -185,7 +188,8 @@ impl World {
                 });
             }
             for (replica, state) in group.members() {
-                if !state.ready && self.is_live(state.node) {
+                let slow = self.slow.contains(&state.node);
+                if !state.ready && !slow && self.is_live(state.node) {
                     reports.push(ControlCommand::ReplicaReady {
                         group: *id,
                         replica,
@@ -234,6 +238,12 @@ impl World {
     /// What holds whenever a plan is made: no step loses a majority, none makes an even number of
     /// voters but two for two nodes.
     fn check_planned(&self, command: &ControlCommand) {
+        if let ControlCommand::RemoveReplicas {
+            group, replicas, ..
+        } = command
+        {
+            self.check_removal(*group, replicas);
+        }
         let ControlCommand::SetVoters { group, voters, .. } = command else {
             return;
         };
@@ -250,6 +260,28 @@ impl World {
             1 => assert!(before == 1 || nodes < 3, "one voter for {nodes} nodes"),
             2 => assert!(before == 2 || nodes == 2, "two voters for {nodes} nodes"),
             number => assert!(number % 2 == 1, "{number} voters"),
+        }
+    }
+
+    /// A replica that could serve goes only if enough others in its region can.
+    fn check_removal(&self, id: GroupId, replicas: &BTreeSet<ReplicaId>) {
+        let group = self.control.group(id).unwrap();
+        let node = |replica: &ReplicaId| self.control.node(group.replicas[replica].node).unwrap();
+        for replica in replicas.iter().filter(|replica| node(replica).is_usable()) {
+            let region = &node(replica).region;
+            let counting = self.control.nodes().values();
+            let counting = counting
+                .filter(|node| node.counts() && node.region == *region)
+                .count();
+            let stay = group.members().filter(|(other, state)| {
+                let there = node(other).is_usable() && node(other).region == *region;
+                there && state.ready && !replicas.contains(other)
+            });
+            let least = (self.control.settings().copies as usize).min(counting);
+            assert!(
+                stay.count() >= least,
+                "{id} loses replica {replica} too early"
+            );
         }
     }
 
