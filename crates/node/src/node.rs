@@ -11,21 +11,22 @@ use headcount_consensus::{
     Group, GroupId as RaftGroupId, Host, HostConfig, InitializeError, Member, ReplicaConfig, Role,
 };
 use headcount_gateway::Gateway;
-use headcount_model::{Incarnation, NodeId, RegionName};
+use headcount_model::{Incarnation, NodeId, RegionName, SHARDS_MAX, ShardId};
 use headcount_placement::{
     Addresses, ClusterFacts, Control, ControlCommand, FOUNDING_NODE, FOUNDING_REPLICA, GroupId,
 };
 use headcount_rpc::control::ControlClient;
 use headcount_rpc::peers::{Identity, Network};
-use headcount_rpc::{control as rpc_control, peers, reporter, watch as rpc_watch};
+use headcount_rpc::read::ReadClient;
+use headcount_rpc::{control as rpc_control, peers, read, reporter, watch as rpc_watch};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::transport::server::TcpIncoming;
 
 use crate::adapters::{
-    Keys, NodeControl, NodeDirectory, NodeInbound, NodeOperator, NodeSessions, NodeWatches,
-    RaftPeers, SystemEntropy, WallClock,
+    Keys, NodeControl, NodeDirectory, NodeInbound, NodeOperator, NodeReads, NodeSessions,
+    NodeWatches, RaftPeers, SystemEntropy, WallClock,
 };
 use crate::admin;
 use crate::clock::Clock;
@@ -36,14 +37,19 @@ use crate::control::membership::Reconciler;
 use crate::control::standing::Standing;
 use crate::control::{ControlError, ControlHandle, ControlMachine};
 use crate::cutting::Cutting;
+use crate::following::{Feeds, Following};
 use crate::founding::{self, Membership};
 use crate::gateway::{GatewayHandle, GatewayTask};
+use crate::reading::{Elsewhere, Here, holders};
 use crate::sampling::Sampler;
 use crate::shards::{Shards, Wakers};
 use crate::tasks::Tasks;
 
 /// How long streams that end in good order are waited for at a drain.
 const GOODBYE: Duration = Duration::from_secs(5);
+
+/// Most streams that another node may have open here: one for each shard that it follows, and calls.
+const PEER_STREAMS_MAX: u32 = 2 * SHARDS_MAX;
 
 /// The four listeners of a node, bound.
 #[derive(Debug)]
@@ -218,18 +224,25 @@ impl Progress {
         let placed = placed.count();
         let shards = self.shards.borrow().clone();
         let here = shards.as_ref().map_or(0, |shards| shards.all().len());
-        if placed == 0 || here < placed || !*self.hosted.borrow() {
+        if here < placed || !*self.hosted.borrow() {
             missing.push(format!("{here} of {placed} placed replicas are started"));
         }
+        if shards.is_none() {
+            missing.push("the cluster's state is not known".to_owned());
+        }
         if let Some(shards) = shards {
-            let all = shards.all();
-            if (all.len() as u32) < shards.count() {
+            let (_, elsewhere) = shards.parted();
+            let unread = elsewhere
+                .iter()
+                .filter(|shard| !is_read_elsewhere(&control, node, **shard));
+            let unread = unread.count();
+            if unread > 0 {
                 missing.push(format!(
-                    "{} of {} shards are here",
-                    all.len(),
+                    "{unread} of {} shards are not read here nor in the region",
                     shards.count()
                 ));
             }
+            let all = shards.all();
             let leaderless = all
                 .values()
                 .filter(|hosted| hosted.leader().is_none())
@@ -250,6 +263,22 @@ impl Progress {
         }
         missing
     }
+}
+
+/// Returns whether a node can have a shard read by others: its region is to hold the shard, and some
+/// live node does. That may be in another region, lest one node's failure make its neighbours
+/// unready too.
+fn is_read_elsewhere(control: &Control, node: NodeId, shard: ShardId) -> bool {
+    let Some(region) = control.node(node).map(|node| &node.region) else {
+        return false;
+    };
+    let group = control.group(GroupId::Shard(shard));
+    let mut members = group.into_iter().flat_map(|group| group.members());
+    let placed = members.any(|(_, replica)| {
+        let host = control.node(replica.node);
+        host.is_some_and(|host| host.region == *region)
+    });
+    placed && !holders(control, node, region, shard).is_empty()
 }
 
 /// A running node.
@@ -278,6 +307,7 @@ pub(crate) struct Booted {
     pub(crate) handle: ControlHandle,
     pub(crate) keeper: Keeper,
     pub(crate) gateway: GatewayHandle,
+    pub(crate) elsewhere: Elsewhere,
 }
 
 impl Node {
@@ -547,11 +577,12 @@ impl Boot {
         );
         self.follow_peers(&network, &membership);
         let host = self.start_host(node, &network)?;
+        let (gateway, gateway_inputs) = GatewayHandle::new();
         let inbound = NodeInbound {
             host: host.clone(),
             shards: self.progress.shards.clone(),
+            gateway: gateway.clone(),
         };
-        let (gateway, gateway_inputs) = GatewayHandle::new();
 
         // The control group: from it the node reads everything else.
         let machine = ControlMachine::new(self.control.clone());
@@ -574,14 +605,32 @@ impl Boot {
             control_client,
         );
         let keeper = Keeper::new(self.clock, self.config.lease);
+        let elsewhere = Elsewhere {
+            node,
+            region: self.config.node.region.clone(),
+            control: self.progress.control.clone(),
+            network: network.clone(),
+            client: ReadClient::new(network.clone()),
+        };
+        let here = Here {
+            source: headcount_api::ports::Source {
+                region: self.config.node.region.clone(),
+                node,
+            },
+            shards: self.progress.shards.clone(),
+            control: self.progress.control.clone(),
+            handle: handle.clone(),
+            network: network.clone(),
+        };
         let booted = Booted {
             host: host.clone(),
             handle: handle.clone(),
             keeper: keeper.clone(),
             gateway: gateway.clone(),
+            elsewhere: elsewhere.clone(),
         };
         self.booted.send_replace(Some(booted));
-        self.serve_peers(peer, &network, inbound, &handle, &keeper);
+        self.serve_peers(peer, inbound, &here, &keeper);
         if membership.founds {
             self.found(&group, &handle, &membership).await?;
         }
@@ -662,8 +711,8 @@ impl Boot {
             node,
             region: self.config.node.region.clone(),
             clock: self.clock,
-            network: network.clone(),
-            shards,
+            network,
+            shards: shards.clone(),
             control: self.progress.control.clone(),
             incarnation: self.progress.incarnation.clone(),
             handle: gateway.clone(),
@@ -682,24 +731,26 @@ impl Boot {
         }
         let stage = Gateway::new(gateway_config, node, incarnation, self.clock.monotonic());
         self.tasks.spawn(gateway_task.run(stage));
+        let feeds = Feeds::new(facts.era, shards, self.store.journal(), elsewhere.clone());
+        let following = Following {
+            region: self.config.node.region.clone(),
+            clock: self.clock,
+            config: self.config.feed.clone(),
+            feeds: feeds.clone(),
+            wakers: wakers.clone(),
+            tasks: self.tasks.clone(),
+        };
+        self.tasks.spawn(following.run());
         let watches = NodeWatches {
             config: self.config.feed.clone(),
             watchers_max: self.config.watch.watchers_max,
-            shards: self.progress.shards.clone(),
-            era: facts.era,
-            journal: self.store.journal(),
+            feeds,
             wakers,
             draining: self.progress.draining.clone(),
         };
         let directory = NodeDirectory {
-            source: headcount_api::ports::Source {
-                region: self.config.node.region.clone(),
-                node,
-            },
-            shards: self.progress.shards.clone(),
-            control: self.progress.control.clone(),
-            handle,
-            network,
+            here,
+            elsewhere,
             watches: watches.clone(),
         };
         self.serve_reporters(reporter, gateway, watches);
@@ -818,16 +869,20 @@ impl Boot {
     fn serve_peers(
         &self,
         listener: TcpListener,
-        network: &Network,
         inbound: NodeInbound,
-        handle: &ControlHandle,
+        here: &Here,
         keeper: &Keeper,
     ) {
+        let network = &here.network;
         let (consensus, gossip) = peers::services(network, inbound.shared());
+        let reads = NodeReads {
+            here: here.clone(),
+            journal: self.store.journal(),
+        };
         let control = rpc_control::service(
             network,
             NodeControl {
-                handle: handle.clone(),
+                handle: here.handle.clone(),
                 keeper: keeper.clone(),
                 control: self.progress.control.clone(),
                 shards: self.progress.shards.clone(),
@@ -838,9 +893,11 @@ impl Boot {
         let router = tonic::transport::Server::builder()
             .tcp_nodelay(true)
             .http2_keepalive_interval(Some(Duration::from_secs(5)))
+            .max_concurrent_streams(PEER_STREAMS_MAX)
             .add_service(consensus)
             .add_service(gossip)
-            .add_service(control);
+            .add_service(control)
+            .add_service(read::service(network, reads));
         self.serve_grpc("peer", router, listener);
     }
 
@@ -895,7 +952,7 @@ impl Boot {
     }
 
     fn serve_clients(&self, listener: TcpListener, directory: NodeDirectory) {
-        let source = directory.source.clone();
+        let source = directory.here.source.clone();
         let ports = headcount_api::ports::Ports {
             directory: Arc::new(directory),
             access: Arc::new(Keys::new(Arc::clone(&self.config.apps))),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use headcount_consensus::Group;
 use headcount_model::{ChannelKey, NodeId, ShardId, shard_of};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::shard::{DriverStats, Mailbox, Replica};
@@ -19,6 +19,8 @@ pub(crate) struct Hosted {
     pub(crate) mailbox: Mailbox,
     stats: Arc<Mutex<DriverStats>>,
     heard: Arc<Mutex<Instant>>,
+    /// Whether the replica has caught up and stays: only then is it read.
+    serving: bool,
 }
 
 impl Hosted {
@@ -35,6 +37,7 @@ impl Hosted {
             mailbox,
             stats,
             heard,
+            serving: false,
         }
     }
 
@@ -73,6 +76,8 @@ pub(crate) struct Shards(Arc<Inner>);
 struct Inner {
     count: u32,
     hosted: RwLock<BTreeMap<ShardId, Hosted>>,
+    /// Raised whenever a shard begins or ends to be read here.
+    moves: watch::Sender<u64>,
 }
 
 impl Shards {
@@ -81,6 +86,7 @@ impl Shards {
         Self(Arc::new(Inner {
             count,
             hosted: RwLock::default(),
+            moves: watch::Sender::new(0),
         }))
     }
 
@@ -97,9 +103,49 @@ impl Shards {
         self.all().get(&shard).cloned()
     }
 
+    /// Returns the shard if it is read here.
+    pub(crate) fn serving(&self, shard: ShardId) -> Option<Hosted> {
+        self.get(shard).filter(|hosted| hosted.serving)
+    }
+
+    /// Returns a channel's shard, and the replica if it is read here.
     pub(crate) fn of(&self, channel: &ChannelKey) -> (ShardId, Option<Hosted>) {
         let shard = shard_of(channel, self.0.count);
-        (shard, self.get(shard))
+        (shard, self.serving(shard))
+    }
+
+    /// Returns the shards that are read here, and those that are not.
+    pub(crate) fn parted(&self) -> (Vec<Hosted>, BTreeSet<ShardId>) {
+        let all = self.all();
+        let serving = all.values().filter(|hosted| hosted.serving).cloned();
+        let elsewhere = (0..self.0.count).map(ShardId);
+        let elsewhere =
+            elsewhere.filter(|shard| all.get(shard).is_none_or(|hosted| !hosted.serving));
+        (serving.collect(), elsewhere.collect())
+    }
+
+    /// Returns how often a shard has begun or ended to be read here.
+    pub(crate) fn moves(&self) -> u64 {
+        *self.0.moves.borrow()
+    }
+
+    pub(crate) fn watch_moves(&self) -> watch::Receiver<u64> {
+        self.0.moves.subscribe()
+    }
+
+    /// Says whether a shard is to be read here; returns whether that is new.
+    pub(crate) fn serve(&self, shard: ShardId, serving: bool) -> bool {
+        let hosted = self.0.hosted.write();
+        let mut hosted = hosted.unwrap_or_else(PoisonError::into_inner);
+        let Some(hosted) = hosted.get_mut(&shard) else {
+            return false;
+        };
+        let moved = std::mem::replace(&mut hosted.serving, serving) != serving;
+        if moved {
+            // Under the lock: whoever reads the shard in its new place sees that it has moved.
+            self.0.moves.send_modify(|moves| *moves += 1);
+        }
+        moved
     }
 
     pub(crate) fn insert(&self, shard: ShardId, hosted: Hosted) {
@@ -111,6 +157,7 @@ impl Shards {
         all.insert(shard, hosted);
     }
 
+    /// Forgets a shard, which must not be [served](Self::serve) any more.
     pub(crate) fn remove(&self, shard: ShardId) -> Option<Hosted> {
         self.0
             .hosted

@@ -5,6 +5,7 @@ mod control;
 mod directory;
 mod operator;
 mod peers;
+mod reads;
 mod sessions;
 mod watches;
 
@@ -13,5 +14,6 @@ pub(crate) use control::NodeControl;
 pub(crate) use directory::NodeDirectory;
 pub(crate) use operator::NodeOperator;
 pub(crate) use peers::{NodeInbound, RaftPeers};
+pub(crate) use reads::NodeReads;
 pub(crate) use sessions::NodeSessions;
 pub(crate) use watches::NodeWatches;

@@ -7,8 +7,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use headcount_consensus::{GroupId as RaftGroupId, Leadership};
 use headcount_model::control::{ControlCommand, GroupId};
-use headcount_model::{NodeId, ShardId};
+use headcount_model::{Fence, NodeId, RegionName, ShardId};
 use headcount_placement::Control;
+use headcount_rpc::read::ShardStanding;
 use tokio::sync::watch;
 
 use crate::admin::status::{
@@ -68,9 +69,19 @@ impl NodeOperator {
         let Some(booted) = self.booted() else {
             return status;
         };
+        let shards = self.progress.shards.borrow().clone();
+        let others = shards.map_or_else(Default::default, |shards| shards.parted().1);
+        let described = booted.elsewhere.describe(&others).await;
+        let described: BTreeMap<ShardId, ShardStanding> = described
+            .into_iter()
+            .map(|standing| (standing.shard, standing))
+            .collect();
         status.shards = control
             .shards()
-            .map(|shard| self.shard_row(&booted, &control, shard))
+            .map(|shard| match described.get(&shard) {
+                Some(standing) => described_row(&control, shard, standing),
+                None => self.shard_row(&booted, &control, shard),
+            })
             .collect();
         status.nodes = control
             .nodes()
@@ -121,19 +132,12 @@ impl NodeOperator {
             .borrow()
             .as_ref()
             .and_then(|shards| shards.get(shard));
-        let owners = control.regions().keys().map(|region| {
-            let tenure = control.tenure(region, shard).unwrap_or_default();
-            let mark = hosted
-                .as_ref()
-                .map(|hosted| hosted.replica.read().mark(region));
-            OwnerRow {
-                region: region.to_string(),
-                node: tenure.holder.map(|(node, _)| node.0),
-                fence: tenure.fence.0,
-                settled: mark.is_some_and(|mark| mark.fence == tenure.fence && mark.settled),
-            }
-        });
-        let owners = owners.collect();
+        let settled = |region: &RegionName| {
+            let hosted = hosted.as_ref()?;
+            let mark = hosted.replica.read().mark(region);
+            mark.settled.then_some(mark.fence)
+        };
+        let owners = owner_rows(control, shard, settled);
         let (voters, learners) = members(control, id);
         ShardRow {
             shard: shard.0,
@@ -228,6 +232,52 @@ fn members(control: &Control, id: GroupId) -> (Vec<u64>, Vec<u64>) {
             let nodes = |side: &BTreeMap<_, NodeId>| side.values().map(|node| node.0).collect();
             (nodes(&wanted.voters), nodes(&wanted.learners))
         })
+}
+
+/// Returns the owners of a shard's parts; `settled` says which fence of a region has settled.
+fn owner_rows(
+    control: &Control,
+    shard: ShardId,
+    settled: impl Fn(&RegionName) -> Option<Fence>,
+) -> Vec<OwnerRow> {
+    let rows = control.regions().keys().map(|region| {
+        let tenure = control.tenure(region, shard).unwrap_or_default();
+        OwnerRow {
+            region: region.to_string(),
+            node: tenure.holder.map(|(node, _)| node.0),
+            fence: tenure.fence.0,
+            settled: settled(region) == Some(tenure.fence),
+        }
+    });
+    rows.collect()
+}
+
+/// Returns the row of a shard that this node does not hold, as a holder described it.
+fn described_row(control: &Control, shard: ShardId, standing: &ShardStanding) -> ShardRow {
+    let settled = |region: &RegionName| {
+        let mut regions = standing.regions.iter();
+        let theirs = regions.find(|theirs| theirs.region == *region)?;
+        theirs.settled.then_some(theirs.fence)
+    };
+    let (voters, learners) = members(control, GroupId::Shard(shard));
+    let leader = standing.leader.and_then(|leader| {
+        let region = control.node(leader)?.region.to_string();
+        Some(LeaderRow {
+            node: leader.0,
+            region,
+        })
+    });
+    ShardRow {
+        shard: shard.0,
+        leader,
+        term: standing.term,
+        owners: owner_rows(control, shard, settled),
+        voters,
+        learners,
+        applied: None,
+        committed: None,
+        channels: usize::try_from(standing.channels).ok(),
+    }
 }
 
 fn term(leadership: &Leadership) -> u64 {

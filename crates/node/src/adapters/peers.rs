@@ -9,11 +9,12 @@ use headcount_consensus::{Host, PeerError, Peers};
 use headcount_model::{NodeId, ShardId};
 use headcount_placement::GroupId;
 use headcount_rpc::peers::{Inbound, Network, SendError};
-use headcount_wire::Parcel;
 use headcount_wire::proto::consensus::v1::envelope::Body;
 use headcount_wire::proto::consensus::v1::{Envelope, SnapshotHeader, SnapshotReply};
+use headcount_wire::{Parcel, ParcelBody};
 use tokio::sync::watch;
 
+use crate::gateway::GatewayHandle;
 use crate::shard::Mail;
 use crate::shards::Shards;
 
@@ -62,6 +63,7 @@ pub(crate) struct NodeInbound {
     pub(crate) host: Host,
     /// Known once the node has a cluster.
     pub(crate) shards: watch::Receiver<Option<Shards>>,
+    pub(crate) gateway: GatewayHandle,
 }
 
 impl NodeInbound {
@@ -82,8 +84,13 @@ impl Inbound for NodeInbound {
     }
 
     fn parcel(&self, _from: NodeId, parcel: Parcel) {
-        if let Some(hosted) = self.shard(parcel.shard) {
-            hosted.mailbox.post(Mail::Parcel(parcel.body));
+        let Parcel { shard, body } = parcel;
+        if let ParcelBody::Ack(ack) = body {
+            // The gateway reports every shard, held here or not.
+            self.gateway
+                .input(headcount_gateway::Input::Ack { shard, ack });
+        } else if let Some(hosted) = self.shard(shard) {
+            hosted.mailbox.post(Mail::Parcel(body));
         }
     }
 

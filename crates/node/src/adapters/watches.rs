@@ -1,4 +1,4 @@
-//! Watches over the feeds of this node's shards.
+//! Watches over the feeds of all shards, wherever those are held.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -6,72 +6,65 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
-use headcount_consensus::store::Journal;
-use headcount_feed::{Fetch, Page, Subscription};
-use headcount_model::{
-    Cursor, Era, Logged, Position, ShardId, WatchEnd, WatchError, WatchFilter, WatchItem,
-};
+use headcount_feed::{Fetch, Subscription};
+use headcount_model::{Cursor, ShardId, WatchEnd, WatchError, WatchFilter, WatchItem};
 use headcount_rpc::watch::Watches;
-use headcount_wire::decode_logged;
 use tokio::sync::watch;
 
-use crate::shards::{Registration, Shards, Wakers};
+use crate::following::{Feeds, Interest, Source};
+use crate::shards::{Registration, Wakers};
 
 /// How often an idle watcher is told its position.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// Journal records, and about how many of their bytes, that are read at a time.
-const PAGE_ITEMS: usize = 512;
-const PAGE_BYTES: usize = 1 << 20;
+/// How long a watch may take to begin: until shards that this node does not hold are followed.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Starts watches at this node.
 #[derive(Clone)]
 pub(crate) struct NodeWatches {
     pub(crate) config: headcount_feed::Config,
     pub(crate) watchers_max: usize,
-    /// Known once the node has a cluster.
-    pub(crate) shards: watch::Receiver<Option<Shards>>,
-    pub(crate) era: Era,
-    pub(crate) journal: Journal,
+    pub(crate) feeds: Feeds,
     pub(crate) wakers: Wakers,
     /// True once the node drains.
     pub(crate) draining: watch::Receiver<bool>,
 }
 
 impl NodeWatches {
-    fn begin(
+    async fn begin(
         &self,
         filter: WatchFilter,
         cursor: Option<String>,
     ) -> Result<BoxStream<'static, WatchItem>, WatchError> {
-        let unavailable = |reason: String| WatchError::Unavailable(reason);
-        let shards = self.shards.borrow().clone();
-        let shards = shards.ok_or_else(|| unavailable("it has not joined a cluster".to_owned()))?;
+        let count = self.feeds.shards().count();
         let cursor = cursor.map(|token| Cursor::from_token(&token)).transpose()?;
         let beyond = cursor.iter().flat_map(|cursor| cursor.shards.keys());
-        if let Some(shard) = beyond.copied().find(|shard| shard.0 >= shards.count()) {
+        if let Some(shard) = beyond.copied().find(|shard| shard.0 >= count) {
             return Err(WatchError::UnknownShard {
                 shard,
-                shards: shards.count(),
+                shards: count,
             });
-        }
-        let all: Vec<ShardId> = (0..shards.count()).map(ShardId).collect();
-        let missing = all.iter().find(|shard| shards.get(**shard).is_none());
-        if let Some(shard) = missing {
-            return Err(unavailable(format!("shard {shard} is not on it yet")));
         }
         let max = self.watchers_max;
         let registration = self.wakers.register(max);
         let registration = registration.ok_or(WatchError::TooManyWatchers { max })?;
+        let interest = self.feeds.join();
+        let complete = self.feeds.wait_complete(BEGIN_TIMEOUT).await;
+        let moves = complete.map_err(|shard| {
+            let reason = format!("nobody who holds shard {shard} can be followed");
+            WatchError::Unavailable(reason)
+        })?;
         let fresh = cursor.is_none();
-        let subscription =
-            Subscription::new(self.config.clone(), self.era, filter, all.clone(), cursor);
+        let all: Vec<ShardId> = (0..count).map(ShardId).collect();
+        let (config, era) = (self.config.clone(), self.feeds.era());
+        let subscription = Subscription::new(config, era, filter, all.clone(), cursor);
         let mut watching = Watching {
             subscription,
             registration,
-            shards,
-            era: self.era,
-            journal: self.journal.clone(),
+            feeds: self.feeds.clone(),
+            moves,
+            _interest: interest,
             draining: self.draining.clone(),
             pending: all.into_iter().collect(),
             greeting: fresh,
@@ -89,8 +82,7 @@ impl Watches for NodeWatches {
         filter: WatchFilter,
         cursor: Option<String>,
     ) -> BoxFuture<'_, Result<BoxStream<'static, WatchItem>, WatchError>> {
-        let begun = self.begin(filter, cursor);
-        async move { begun }.boxed()
+        self.begin(filter, cursor).boxed()
     }
 }
 
@@ -98,9 +90,11 @@ impl Watches for NodeWatches {
 struct Watching {
     subscription: Subscription,
     registration: Registration,
-    shards: Shards,
-    era: Era,
-    journal: Journal,
+    feeds: Feeds,
+    /// The count of moves at which every shard was found: a shard that has moved since is read from
+    /// another feed, in which the subscription's place means nothing.
+    moves: u64,
+    _interest: Interest,
     draining: watch::Receiver<bool>,
     /// Shards whose feeds are to be read.
     pending: BTreeSet<ShardId>,
@@ -156,11 +150,11 @@ impl Watching {
             if self.subscription.is_full() {
                 return;
             }
-            let Some(hosted) = self.shards.get(shard) else {
+            let Some(source) = self.source(shard) else {
                 self.subscription.finish(WatchEnd::Moved);
                 return;
             };
-            let feed = hosted.replica.feed();
+            let feed = source.feed();
             self.subscription.read(&feed);
             // A full batch leaves the rest for later, and so does a fetch, whose answer comes back.
             if self.subscription.is_full() && !self.subscription.is_caught_up(&feed) {
@@ -170,65 +164,25 @@ impl Watching {
         }
     }
 
+    /// Returns where a shard is read, unless some shard has moved since the watch began.
+    fn source(&self, shard: ShardId) -> Option<Source> {
+        let source = self.feeds.source(shard)?;
+        // Asked afterwards: a shard that moves in between is not read from its new place.
+        (self.feeds.shards().moves() == self.moves).then_some(source)
+    }
+
     async fn fetch(&mut self, fetch: Fetch) {
-        let Fetch { shard, after } = fetch;
-        let Some(hosted) = self.shards.get(shard) else {
-            self.subscription.finish(WatchEnd::Moved);
-            return;
-        };
-        let (journal, era) = (self.journal.clone(), self.era);
-        // Everything that is applied by now is in the journal.
-        let applied = hosted.replica.read().applied();
-        let read = move || read_page(&journal, era, shard, after, applied);
-        match tokio::task::spawn_blocking(read).await {
-            Ok(Ok(page)) => {
+        let shard = fetch.shard;
+        match self.feeds.page(fetch).await {
+            Ok(page) => {
                 self.subscription.page(shard, page);
                 self.pending.insert(shard);
             }
-            Ok(Err(reason)) => {
+            Err(None) => self.subscription.finish(WatchEnd::Moved),
+            Err(Some(reason)) => {
                 tracing::warn!(target: "feed", shard = shard.0, reason, "the journal is not read");
                 self.subscription.finish(WatchEnd::Unavailable);
             }
-            Err(_) => self.subscription.finish(WatchEnd::Unavailable),
         }
     }
-}
-
-fn read_page(
-    journal: &Journal,
-    era: Era,
-    shard: ShardId,
-    after: Position,
-    applied: u64,
-) -> Result<Page, String> {
-    // The entry that holds the position belongs to the page, unless the position is its end.
-    let whole = after == Position::end_of(after.index);
-    let before = if whole {
-        Some(after.index)
-    } else {
-        after.index.checked_sub(1)
-    };
-    let page = journal.read(u64::from(shard.0), before, PAGE_ITEMS, PAGE_BYTES);
-    let page = page.map_err(|error| error.to_string())?;
-    let entries = page.items.iter().map(|item| {
-        decode_logged(era, shard, item.index, &item.payload).map_err(|error| error.to_string())
-    });
-    let entries = entries.collect::<Result<Vec<Logged>, _>>()?;
-    let last = entries.last().map_or(0, |last| last.index);
-    let more = page.range.last.is_some_and(|end| end > last);
-    let through = if more && !entries.is_empty() {
-        last
-    } else {
-        applied.max(last)
-    };
-    let oldest = page
-        .range
-        .first
-        .checked_sub(1)
-        .map_or(Position::START, Position::end_of);
-    Ok(Page {
-        oldest,
-        entries,
-        through: Position::end_of(through),
-    })
 }

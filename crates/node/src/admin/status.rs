@@ -123,7 +123,8 @@ pub struct ShardRow {
     pub applied: Option<u64>,
     /// Index of the last entry that it knows to be committed; missing without a replica.
     pub committed: Option<u64>,
-    /// How many channels are active, as the answering node's replica has it; missing without one.
+    /// How many channels are active, as the answering node's replica has it, or without one a holder
+    /// that could be asked.
     pub channels: Option<usize>,
 }
 

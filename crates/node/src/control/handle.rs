@@ -144,9 +144,11 @@ impl ControlHandle {
         {
             Ok(index) => Ok(index),
             Err(CallError::Refused { .. }) => Err(ReadError::NoQuorum),
-            Err(error) => Err(ReadError::Unavailable {
-                reason: error.to_string(),
-            }),
+            // Whoever leads now, it is not known here.
+            Err(error) => {
+                tracing::debug!(target: "api", %shard, %error, "no coordinator confirms");
+                Err(ReadError::NoQuorum)
+            }
         }
     }
 

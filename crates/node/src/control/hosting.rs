@@ -77,6 +77,11 @@ impl Hosting {
             if self.shards.get(shard).is_none() && !replica.leaving {
                 settled &= self.start(control, shard, replica).await;
             }
+            // A replica that never caught up says nothing true, one that leaves nothing new.
+            let group = control.group(replica.group);
+            let ready = group.and_then(|group| group.on(self.node));
+            let ready = ready.is_some_and(|(_, replica)| replica.ready);
+            self.serve(shard, ready && !replica.leaving);
         }
         let wanted: BTreeSet<ShardId> = placed
             .iter()
@@ -169,7 +174,15 @@ impl Hosting {
         self.tasks.spawn(driver.run());
     }
 
+    /// Says whether a shard is read here; watchers that read it elsewhere so far are sent away.
+    fn serve(&self, shard: ShardId, serving: bool) {
+        if self.shards.serve(shard, serving) {
+            self.wakers.wake(shard);
+        }
+    }
+
     async fn stop(&self, shard: ShardId) {
+        self.serve(shard, false);
         // Dropping the mailbox ends the driver.
         drop(self.shards.remove(shard));
         let group = RaftGroupId(GroupId::Shard(shard).number());

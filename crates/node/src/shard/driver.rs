@@ -11,11 +11,12 @@ use headcount_model::{
     Command, Event, Fence, GatewayUpdate, Incarnation, Logged, Monotonic, NodeId, OwnerRef,
     Position, RegionName, Stage, Timestamp,
 };
-use headcount_placement::Control;
+use headcount_placement::{Control, GroupId};
 use headcount_rpc::peers::Network;
 use headcount_wire::{Parcel, ParcelBody};
 use tokio::sync::{mpsc, watch};
 
+use super::followers::{Follow, Followers};
 use super::owning::{Duty, Owning, early_event};
 use super::proposer::Proposer;
 use super::replica::{AppliedItem, Replica};
@@ -38,6 +39,8 @@ pub(crate) enum Mail {
     Parcel(ParcelBody),
     /// An update of this node's own gateway.
     Update(GatewayUpdate),
+    /// Another node wants to be told what the feed is told.
+    Follow(Follow),
 }
 
 /// The way to a driver. A cheap handle.
@@ -94,6 +97,7 @@ pub(crate) struct Driver {
     mail: mpsc::Receiver<Mail>,
     owning: Option<Owning>,
     proposer: Proposer,
+    followers: Followers,
     leadership: Leadership,
     /// Told to whoever samples metrics.
     stats: Arc<Mutex<DriverStats>>,
@@ -114,6 +118,7 @@ impl Driver {
             mail,
             owning: None,
             proposer: Proposer::default(),
+            followers: Followers::default(),
             leadership: Leadership::default(),
             stats,
         }
@@ -249,7 +254,7 @@ impl Driver {
                     let input = logged.map_or_else(
                         || FeedInput::Advanced(Position::end_of(index)),
                         |logged| {
-                            self.note_delays(&logged);
+                            note_told(&logged);
                             FeedInput::Logged(logged)
                         },
                     );
@@ -271,8 +276,10 @@ impl Driver {
         }
     }
 
-    /// Steps the feed; returns whether its subscribers have something to read.
-    fn feed(&self, input: FeedInput) -> bool {
+    /// Steps the feed, and those of followers; returns whether its subscribers have something to
+    /// read.
+    fn feed(&mut self, input: FeedInput) -> bool {
+        self.followers.pass_on(&input);
         let mut effects = Vec::new();
         self.replica
             .feed()
@@ -280,14 +287,6 @@ impl Driver {
         effects
             .iter()
             .any(|effect| matches!(effect, FeedEffect::Wake))
-    }
-
-    fn note_delays(&self, logged: &Logged) {
-        let wall = Clock::wall();
-        for event in &logged.events {
-            let delay = Duration::from_millis(wall.0.saturating_sub(event.event.at.0));
-            telemetry::event_told(event.event.kind, delay);
-        }
     }
 
     fn proposed(&mut self, result: Result<(), ProposeError>) {
@@ -310,6 +309,7 @@ impl Driver {
                     owning.update(now, update);
                 }
             }
+            Mail::Follow(follow) => self.begin_following(follow),
             Mail::Parcel(ParcelBody::Claim(claim)) => self.coordinate(Command::Claim(claim)),
             Mail::Parcel(ParcelBody::Batch(batch)) => self.coordinate(Command::Batch(batch)),
             Mail::Parcel(ParcelBody::Settled(owner)) => {
@@ -321,18 +321,23 @@ impl Driver {
             Mail::Parcel(ParcelBody::Early(owner, transition)) => {
                 if owner.region == self.config.region {
                     let era = self.era();
-                    let OwnerRef { region, fence } = owner;
-                    let event = early_event(era, self.replica.id, &region, fence, &transition);
+                    let event = early_event(era, self.replica.id, &owner, &transition);
                     self.tell(event);
                 }
             }
-            Mail::Parcel(ParcelBody::Ack(ack)) => {
-                self.config.gateway.input(GatewayInput::Ack {
-                    shard: self.replica.id,
-                    ack,
-                });
-            }
+            // Given to the gateway where it arrived.
+            Mail::Parcel(ParcelBody::Ack(_)) => {}
         }
+    }
+
+    /// Lets another node follow the feed from here on.
+    fn begin_following(&mut self, follow: Follow) {
+        let replica = Arc::clone(&self.replica);
+        let shard = replica.read();
+        // The feed is told everything that the start speaks of, the follower nothing of it.
+        self.take_applied(&shard);
+        let start = Replica::feed_start(&shard, &follow.region);
+        self.followers.begin(follow, start);
     }
 
     fn era(&self) -> headcount_model::Era {
@@ -352,8 +357,7 @@ impl Driver {
 
     /// Tells an event of the local region ahead of the log.
     fn tell(&mut self, event: Event) {
-        let delay = Clock::wall().0.saturating_sub(event.at.0);
-        telemetry::event_early(event.kind, Duration::from_millis(delay));
+        note_early(&event);
         let replica = Arc::clone(&self.replica);
         let shard = replica.read();
         // The feed judges by the log's state, so it has to be told all of it first.
@@ -406,11 +410,16 @@ impl Driver {
                     fence,
                 };
                 let control = self.config.control.borrow().clone();
-                let others = control.nodes().iter().filter(|(id, other)| {
-                    **id != self.config.node && other.is_live() && other.region == owner.region
-                });
-                for (id, _) in others {
-                    self.send(*id, ParcelBody::Early(owner.clone(), transition.clone()));
+                // Those who do not hold the shard follow somebody who does.
+                let holders = control.group(GroupId::Shard(self.replica.id)).into_iter();
+                let holders = holders.flat_map(|group| group.replicas.values());
+                for node in holders.map(|replica| replica.node) {
+                    let theirs = control
+                        .node(node)
+                        .is_some_and(|node| node.is_live() && node.region == owner.region);
+                    if theirs && node != self.config.node {
+                        self.send(node, ParcelBody::Early(owner.clone(), transition.clone()));
+                    }
                 }
             }
         }
@@ -508,4 +517,19 @@ async fn sleep_until(clock: &Clock, deadline: Option<Monotonic>) {
         Some(at) => tokio::time::sleep_until(clock.instant(at)).await,
         None => std::future::pending().await,
     }
+}
+
+/// Tells metrics how long after their cause events of the log are told.
+pub(crate) fn note_told(logged: &Logged) {
+    let wall = Clock::wall();
+    for event in &logged.events {
+        let delay = Duration::from_millis(wall.0.saturating_sub(event.event.at.0));
+        telemetry::event_told(event.event.kind, delay);
+    }
+}
+
+/// Tells metrics how long after its cause an event is told ahead of the log.
+pub(crate) fn note_early(event: &Event) {
+    let delay = Clock::wall().0.saturating_sub(event.at.0);
+    telemetry::event_early(event.kind, Duration::from_millis(delay));
 }

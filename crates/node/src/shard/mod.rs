@@ -5,11 +5,16 @@
 //! a driver task per shard does the rest.
 
 mod driver;
+mod followers;
 mod machine;
 mod owning;
 mod proposer;
 mod replica;
 
-pub(crate) use driver::{Driver, DriverConfig, DriverStats, Mail, Mailbox, mailbox};
+pub(crate) use driver::{
+    Driver, DriverConfig, DriverStats, Mail, Mailbox, mailbox, note_early, note_told,
+};
+pub(crate) use followers::{FOLLOW_ITEMS_MAX, Follow};
 pub(crate) use machine::Machine;
+pub(crate) use owning::early_event;
 pub(crate) use replica::Replica;

@@ -7,8 +7,8 @@ use headcount_gossip::{
 };
 use headcount_model::{
     Batch, ChannelKey, Claim, Command, Era, Event, EventId, EventKind, Fence, GatewayAck,
-    GatewayUpdate, Incarnation, Monotonic, NodeId, Now, Occupancy, OwnerRef, RegionName, ShardId,
-    Stage, Transition,
+    GatewayUpdate, Incarnation, Monotonic, NodeId, Now, Occupancy, OwnerRef, ShardId, Stage,
+    Transition,
 };
 use headcount_region::{Effect as OwnerEffect, Input as OwnerInput, Owner};
 
@@ -203,26 +203,23 @@ impl Owning {
 
     /// The event of a transition, as the log will tell it too (R12).
     fn event(&self, transition: &Transition) -> Event {
-        let region = self.owner.region().clone();
-        early_event(
-            self.era,
-            self.owner.shard(),
-            &region,
-            self.fence(),
-            transition,
-        )
+        let owner = OwnerRef {
+            region: self.owner.region().clone(),
+            fence: self.fence(),
+        };
+        early_event(self.era, self.owner.shard(), &owner, transition)
     }
 }
 
 /// Returns the event of a transition that an owner decided.
-pub(super) fn early_event(
+pub(crate) fn early_event(
     era: Era,
     shard: ShardId,
-    region: &RegionName,
-    fence: Fence,
+    owner: &OwnerRef,
     transition: &Transition,
 ) -> Event {
     let active = transition.active;
+    let (region, fence) = (owner.region.clone(), owner.fence);
     Event {
         id: EventId::Transition {
             era,
@@ -238,9 +235,35 @@ pub(super) fn early_event(
         },
         channel: transition.channel.clone(),
         at: transition.at,
-        region: region.clone(),
+        region,
         is_global_master: transition.is_global_master,
         active,
         occupancy: transition.occupancy,
     }
+}
+
+/// Returns what [`early_event`] made the event of; nothing if it is the event of no transition.
+pub(super) fn transition_of(event: &Event) -> Option<(OwnerRef, Transition)> {
+    let EventId::Transition {
+        region,
+        fence,
+        number,
+        ..
+    } = &event.id
+    else {
+        return None;
+    };
+    let owner = OwnerRef {
+        region: region.clone(),
+        fence: *fence,
+    };
+    let transition = Transition {
+        number: *number,
+        channel: event.channel.clone(),
+        active: event.active,
+        occupancy: event.occupancy,
+        at: event.at,
+        is_global_master: event.is_global_master,
+    };
+    Some((owner, transition))
 }
