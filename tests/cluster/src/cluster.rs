@@ -157,13 +157,14 @@ impl Cluster {
     ) -> Result<(), StartError> {
         let (raw, config) = self.config(node);
         let founds = self.slots[node].join.is_empty();
+        let first = listeners.is_some();
         let life = if let Some(logs) = &self.apart {
             drop(listeners);
             let file = self.home.path().join(format!("node-{node}.toml"));
             let text = raw.to_table(Secrets::Shown).to_string();
             std::fs::write(&file, text).expect("the temporary directory can be written");
             let process = Process::start(&format!("node {node}"), &file, logs);
-            if founds {
+            if founds && first {
                 self.found(node).await;
             }
             Life::Apart(process)
@@ -187,8 +188,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Asks a process to found the cluster, as `headcount init` does; one that has a cluster keeps
-    /// it.
+    /// Asks a process to found the cluster, as `headcount init` does.
     async fn found(&self, node: usize) {
         let url = format!("http://{}/v1/init", self.ports(node).admin);
         wait_until("the founder takes the order to found", async || {
@@ -199,8 +199,10 @@ impl Cluster {
                 .await
                 .map_err(|error| error.to_string())?;
             let status = answer.status();
-            let done = status.is_success() || status == reqwest::StatusCode::CONFLICT;
-            done.then_some(()).ok_or_else(|| status.to_string())
+            status
+                .is_success()
+                .then_some(())
+                .ok_or_else(|| status.to_string())
         })
         .await;
     }
@@ -227,6 +229,12 @@ impl Cluster {
     #[must_use]
     pub fn region(&self, node: usize) -> &str {
         &self.slots[node].region
+    }
+
+    /// Returns the hash of the settings that all nodes share, as a node's peers are told it.
+    #[must_use]
+    pub fn fingerprint(&self, node: usize) -> String {
+        self.config(node).1.cluster.fingerprint().to_string()
     }
 
     /// Returns where a node's data is.
@@ -272,13 +280,12 @@ impl Cluster {
         started.unwrap_or_else(|error| panic!("node {node} does not start again: {error}"));
     }
 
-    /// Starts a node that must refuse to; returns what it says.
-    pub async fn refuses_to_start(&mut self, node: usize) -> String {
-        let started = self.try_start(node, None).await;
-        started
-            .err()
-            .map(|error| error.to_string())
-            .expect("the node must not start")
+    /// Starts a node that must refuse to, because of `why`; returns what it says.
+    pub async fn refuses_to_start(&mut self, node: usize, why: &str) -> String {
+        match self.try_start(node, None).await {
+            Ok(()) => panic!("node {node} starts with {why}"),
+            Err(error) => error.to_string(),
+        }
     }
 
     /// Waits for a process to end by itself; returns its exit code.

@@ -1,8 +1,14 @@
 //! What people see of real clusters.
 #![cfg(test)]
 
+mod bad_input;
+mod damage;
 mod edges;
+mod forwarding;
+mod growth;
+mod killing;
 mod lifecycle;
+mod reads;
 mod restarts;
 mod resuming;
 mod support;

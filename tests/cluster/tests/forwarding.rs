@@ -1,0 +1,210 @@
+//! A region with more nodes than copies: every node answers and tells the same, wherever the shards
+//! are.
+
+use std::collections::BTreeSet;
+
+use headcount_cluster::{Cluster, Edge, Reader, Watcher, agree_on_counts, story, wait_until};
+use headcount_model::{EventKind, Modes};
+
+use crate::support::{settle, watch_everywhere};
+
+/// Three nodes that share a region's copies, and two regions of one node.
+const REGIONS: [&str; 5] = [
+    "us-east-1",
+    "us-east-1",
+    "us-east-1",
+    "eu-west-1",
+    "ap-southeast-1",
+];
+
+/// One copy a region; a node that is gone is soon not waited for any longer.
+const SPREAD: &[&str] = &[
+    "cluster.shards=6",
+    "placement.copies=1",
+    "placement.replace_after=3s",
+];
+
+/// Channels that fall into all shards.
+fn rooms(count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("room:{number}")).collect()
+}
+
+async fn attach_all(edge: &mut Edge, connection: &str, rooms: &[String]) {
+    let pairs: Vec<_> = rooms
+        .iter()
+        .map(|room| (connection, room.as_str()))
+        .collect();
+    edge.attach_all(&pairs, Modes::DEFAULT).await;
+}
+
+/// Returns the shards that a node holds.
+async fn held(cluster: &Cluster, node: usize) -> BTreeSet<u32> {
+    let status = cluster.status(node).await.expect("the node answers");
+    let held = status.shards.iter().filter(|shard| shard.applied.is_some());
+    held.map(|shard| shard.shard).collect()
+}
+
+#[test]
+fn every_node_answers_and_tells_the_same_wherever_the_shards_are() {
+    story(async |_| {
+        let cluster = Cluster::start_with(&REGIONS, SPREAD).await;
+
+        // The region's shards are spread: whatever a node answers of the others, it was told.
+        let mut all = BTreeSet::new();
+        for node in 0..3 {
+            let held = held(&cluster, node).await;
+            assert!((1..=4).contains(&held.len()), "node {node} holds {held:?}");
+            assert!(all.is_disjoint(&held), "a shard is held twice: {held:?}");
+            all.extend(held);
+        }
+        assert_eq!(all.len(), 6);
+
+        let watchers = watch_everywhere(&cluster).await;
+        let mut here = Edge::start(&cluster, "edge-here", &[1]);
+        let mut there = Edge::start(&cluster, "edge-there", &[3]);
+        let rooms = rooms(40);
+        attach_all(&mut here, "c1", &rooms).await;
+        attach_all(&mut there, "c2", &rooms[..20]).await;
+        agree_on_counts(&cluster, &[&here, &there]).await;
+
+        // Lists are the same in pages of any size, and in order.
+        for node in cluster.running() {
+            let reader = Reader::new(&cluster, node);
+            let whole = reader.list_by("room:", 1_000).await.unwrap();
+            assert_eq!(whole.len(), 40);
+            assert!(whole.is_sorted_by(|one, next| one.channel < next.channel));
+            for limit in [1, 7, 39] {
+                assert_eq!(reader.list_by("room:", limit).await.unwrap(), whole);
+            }
+            assert_eq!(reader.list_by("room:1", 3).await.unwrap().len(), 11);
+        }
+
+        // A status names the replica that it comes from: in the region, but often another node.
+        let mut forwarded = 0;
+        for node in cluster.running() {
+            let reader = Reader::new(&cluster, node);
+            for (number, room) in rooms.iter().enumerate() {
+                let local = reader.status(room).await.unwrap();
+                let strong = reader.strong(room).await.unwrap();
+                let connections = local.occupancy.counts()[0];
+                assert_eq!(connections, if number < 20 { 2 } else { 1 }, "{room}");
+                assert_eq!(local.occupancy, strong.occupancy, "{room}");
+                assert_eq!(local.coordinator, strong.coordinator, "{room}");
+                assert!(strong.freshness.age.is_zero(), "{strong:?}");
+                assert!(local.freshness.unheard.is_empty(), "{local:?}");
+                let source = &local.freshness.source;
+                assert!(source.starts_with(cluster.region(node)), "{source}");
+                let own = reader.status("nobody").await.unwrap();
+                assert!(!own.active);
+                forwarded +=
+                    usize::from(*source != format!("{}/{}", cluster.region(node), node + 1));
+            }
+        }
+        assert!(forwarded >= 40, "{forwarded} statuses were forwarded");
+
+        // A strong read sees what was acknowledged before it, through any node.
+        for round in 0..5 {
+            here.attach(&format!("more-{round}"), "room:0").await;
+            wait_until("the strong read has it", async || {
+                let mut seen = Vec::new();
+                for node in cluster.running() {
+                    let strong = Reader::new(&cluster, node).strong("room:0").await?;
+                    seen.push(strong.occupancy.counts()[0]);
+                }
+                let all = seen.iter().all(|count| *count == 3 + round);
+                all.then_some(()).ok_or_else(|| format!("{seen:?}"))
+            })
+            .await;
+        }
+
+        // Of shards that a node does not hold it tells its region's transitions ahead of the log
+        // too.
+        for node in 0..3 {
+            let history = watchers[2 * node].history();
+            let early = rooms.iter().filter(|room| {
+                let told = history.of(room).into_iter();
+                told.clone().any(|told| {
+                    told.kind == EventKind::RegionActive
+                        && told.region == "us-east-1"
+                        && told.position.is_none()
+                })
+            });
+            let early = early.count();
+            assert!(early > 20, "{early} of 40 were told early at node {node}");
+        }
+
+        for room in &rooms[..30] {
+            here.detach("c1", room).await;
+        }
+        agree_on_counts(&cluster, &[&here, &there]).await;
+        settle(&cluster, &watchers).await;
+        cluster.end().await;
+    });
+}
+
+#[test]
+fn reads_and_watches_recover_from_a_holder_that_is_gone() {
+    story(async |_| {
+        let mut cluster = Cluster::start_with(&REGIONS, SPREAD).await;
+        let lost = 2;
+        let orphans = held(&cluster, lost).await;
+        assert!(!orphans.is_empty());
+        let mut watchers = Vec::new();
+        for node in [0, 1, 3] {
+            watchers.push(Watcher::grpc(&cluster, &[node], "").await);
+            watchers.push(Watcher::sse(&cluster, &[node], "").await);
+        }
+        let mut here = Edge::start(&cluster, "edge-here", &[0]);
+        let mut there = Edge::start(&cluster, "edge-there", &[3]);
+        let rooms = rooms(30);
+        attach_all(&mut here, "c1", &rooms).await;
+        attach_all(&mut there, "c2", &rooms).await;
+        agree_on_counts(&cluster, &[&here, &there]).await;
+
+        // Killed: other regions answer for its shards from the next read on.
+        cluster.kill(lost).await;
+        for node in cluster.running() {
+            let reader = Reader::new(&cluster, node);
+            assert_eq!(reader.list_by("room:", 11).await.unwrap().len(), 30);
+            for room in &rooms {
+                let status = reader.status(room).await.unwrap();
+                assert_eq!(status.occupancy.counts()[0], 2, "{room} at node {node}");
+            }
+        }
+
+        // What goes on elsewhere is told here meanwhile.
+        attach_all(&mut there, "c3", &rooms).await;
+        // The region takes the shards up again on the nodes that are left, and counts on.
+        attach_all(&mut here, "c4", &rooms).await;
+        let more: Vec<String> = rooms.iter().map(|room| format!("later:{room}")).collect();
+        attach_all(&mut here, "c1", &more).await;
+        agree_on_counts(&cluster, &[&here, &there]).await;
+        wait_until("the shards are held by the others", async || {
+            let mut kept = held(&cluster, 0).await;
+            kept.extend(held(&cluster, 1).await);
+            (kept.len() == 6)
+                .then_some(())
+                .ok_or_else(|| format!("{kept:?}"))
+        })
+        .await;
+        settle(&cluster, &watchers).await;
+
+        // It comes back, and takes its part again.
+        cluster.restart(lost).await;
+        cluster.wait_ready(lost).await;
+        here.detach_all(&[("c1", "room:0"), ("c4", "room:0")]).await;
+        agree_on_counts(&cluster, &[&here, &there]).await;
+        let back = Watcher::grpc(&cluster, &[lost], "").await;
+        here.attach("c5", "last").await;
+        back.wait_for("it tells again", |history| history.is_open("last"))
+            .await;
+        for watcher in &watchers {
+            watcher
+                .wait_for("all tell it", |history| history.is_open("last"))
+                .await;
+        }
+        agree_on_counts(&cluster, &[&here, &there]).await;
+        settle(&cluster, &watchers).await;
+        cluster.end().await;
+    });
+}
