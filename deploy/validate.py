@@ -116,7 +116,8 @@ def check_settings(where, text, environment, apps):
         for key in keys:
             demand(key in SETTINGS[section], f"{where}: unknown key {section}.{key}")
     for name in environment:
-        if name.startswith("HEADCOUNT"):
+        # With one underscore they are the command line's; this one names the file.
+        if name.startswith("HEADCOUNT") and name != "HEADCOUNT_CONFIG":
             parts = name.lower().split("__")
             known = len(parts) == 3 and parts[2] in SETTINGS.get(parts[1], ())
             demand(known, f"{where}: {name} names no setting")
