@@ -805,7 +805,9 @@ impl Boot {
                 let peers: Vec<_> = others
                     .map(|(id, other)| (*id, other.addresses.peer.clone(), delay(&other.region)))
                     .collect();
-                if state.facts().is_some() {
+                // A state from before the join does not name all that the join named, and without
+                // a way to the leader it would never become newer.
+                if state.node(node).is_some() {
                     set(&network, peers);
                 }
             }
