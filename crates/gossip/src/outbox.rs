@@ -20,6 +20,8 @@ pub struct Outbox {
     sequence: u64,
     /// Number of the last transition taken in.
     number: u64,
+    /// Number of the last transition that the log has.
+    logged: u64,
     /// When what is pending is due to be sent.
     flush_at: Option<Monotonic>,
     /// The end of adoption, until the log has it.
@@ -44,10 +46,8 @@ struct InFlight {
 /// Word of the end of adoption, which follows every transition that was decided before it.
 #[derive(Clone, Copy, Debug)]
 struct Settling {
-    /// The last transition before it.
+    /// The last transition before it, which the log must have.
     after: u64,
-    /// Whether the log has that transition.
-    ready: bool,
     sent: Option<Monotonic>,
 }
 
@@ -78,6 +78,7 @@ impl Outbox {
             in_flight: VecDeque::new(),
             sequence: 0,
             number: 0,
+            logged: 0,
             flush_at: None,
             settling: None,
             dropped: 0,
@@ -127,11 +128,9 @@ impl Outbox {
         {
             self.in_flight.pop_front();
         }
-        if let Some(settling) = &mut self.settling {
-            settling.ready = settling.ready || number >= settling.after;
-            if settled {
-                self.settling = None;
-            }
+        self.logged = self.logged.max(number);
+        if settled {
+            self.settling = None;
         }
     }
 
@@ -220,7 +219,7 @@ impl Outbox {
         let waits = settling
             .sent
             .is_some_and(|sent| now.monotonic < sent.after(resend_after));
-        if settling.ready && !waits {
+        if self.logged >= settling.after && !waits {
             self.resent += u64::from(settling.sent.is_some());
             settling.sent = Some(now.monotonic);
             effects.push(Effect::Propose(Proposal::Settled(owner)));
@@ -257,11 +256,7 @@ impl Stage for Outbox {
             }
             Input::Settled => {
                 let after = self.number;
-                self.settling = Some(Settling {
-                    after,
-                    ready: after == 0,
-                    sent: None,
-                });
+                self.settling = Some(Settling { after, sent: None });
             }
             Input::Applied {
                 fence,
@@ -287,7 +282,9 @@ impl Stage for Outbox {
         let resend = self.in_flight.front().map(|first| again(Some(first.sent)));
         let room = self.in_flight.len() < self.config.window;
         let flush = self.flush_at.filter(|_| room);
-        let settle = self.settling.filter(|settling| settling.ready);
+        let settle = self
+            .settling
+            .filter(|settling| self.logged >= settling.after);
         let settle = settle.map(|settling| again(settling.sent));
         [resend, flush, settle].into_iter().flatten().min()
     }

@@ -276,6 +276,16 @@ fn settling_follows_every_earlier_transition() {
     assert!(world.outbox.is_drained());
 }
 
+#[test]
+fn settling_needs_no_news_of_what_the_log_has_already() {
+    let mut world = World::claimed(Config::default());
+    world.run(vec![transition(1, "c", true)]);
+    assert!(world.run(vec![applied(1, 1)]).is_empty());
+    // A quiet shard: nothing more will be applied to hear of.
+    let settled = world.run(vec![Input::Settled]);
+    assert_eq!(settled, [Proposal::Settled(claim().owner)]);
+}
+
 // Properties.
 
 #[derive(Clone, Debug)]
