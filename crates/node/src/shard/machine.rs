@@ -47,9 +47,12 @@ impl ConsensusMachine for Machine {
                 at.index, self.replica.id
             )
         });
+        let id = self.replica.id.0;
+        tracing::trace!(target: "coordinator", shard = id, index = at.index, ?entry, "applying");
         let mut shard = self.replica.write();
         let applied = shard.apply(at.index, entry);
-        let logged = applied.logged;
+        let (logged, outcomes) = (applied.logged, applied.outcomes);
+        tracing::trace!(target: "coordinator", shard = id, index = at.index, ?outcomes, "applied");
         let told = !logged.events.is_empty() || !logged.marks.is_empty();
         if told {
             self.record(&logged);
