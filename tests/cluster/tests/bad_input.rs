@@ -65,20 +65,69 @@ fn bytes_that_are_no_request_end_the_connection() {
             ("nothing", Vec::new()),
             ("noise", noise.clone()),
             ("zeros", vec![0; 10_000]),
-            ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec()),
+            (
+                "TLS",
+                b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(),
+            ),
             ("half a request", b"GET /time HTT".to_vec()),
-            ("no such method", b"BREW /pot HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".to_vec()),
+            (
+                "no such method",
+                b"BREW /pot HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".to_vec(),
+            ),
             ("no such version", b"GET / HTTP/9.9\r\n\r\n".to_vec()),
-            ("a header without end", [b"GET /time HTTP/1.1\r\nx: ".as_slice(), &vec![b'a'; 300_000]].concat()),
-            ("many headers", [b"GET /time HTTP/1.1\r\n".to_vec(), b"a: b\r\n".repeat(50_000), b"\r\n".to_vec()].concat()),
-            ("a path without end", [b"GET /".as_slice(), &vec![b'a'; 300_000]].concat()),
-            ("smuggling", b"POST /keys/a/requestToken HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n".to_vec()),
-            ("a bad chunk", b"POST /keys/a.b/requestToken HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n".to_vec()),
-            ("a negative length", b"POST /keys/a.b/requestToken HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n".to_vec()),
-            ("a frame beyond all bounds", after_preface(&[0xff, 0xff, 0xff, 0x00, 0x00, 0, 0, 0, 1])),
+            (
+                "a header without end",
+                [
+                    b"GET /time HTTP/1.1\r\nx: ".as_slice(),
+                    &vec![b'a'; 300_000],
+                ]
+                .concat(),
+            ),
+            (
+                "many headers",
+                [
+                    b"GET /time HTTP/1.1\r\n".to_vec(),
+                    b"a: b\r\n".repeat(50_000),
+                    b"\r\n".to_vec(),
+                ]
+                .concat(),
+            ),
+            (
+                "a path without end",
+                [b"GET /".as_slice(), &vec![b'a'; 300_000]].concat(),
+            ),
+            (
+                "smuggling",
+                b"POST /keys/a/requestToken HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\
+                  transfer-encoding: chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n"
+                    .to_vec(),
+            ),
+            (
+                "a bad chunk",
+                b"POST /keys/a.b/requestToken HTTP/1.1\r\nhost: x\r\n\
+                  transfer-encoding: chunked\r\n\r\nzz\r\n"
+                    .to_vec(),
+            ),
+            (
+                "a negative length",
+                b"POST /keys/a.b/requestToken HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n"
+                    .to_vec(),
+            ),
+            (
+                "a frame beyond all bounds",
+                after_preface(&[0xff, 0xff, 0xff, 0x00, 0x00, 0, 0, 0, 1]),
+            ),
             ("noise after the preface", after_preface(&noise)),
-            ("data on stream 0", after_preface(&[0, 0, 1, 0, 0, 0, 0, 0, 0, 1])),
-            ("a bad header block", after_preface(&[0, 0, 4, 4, 0, 0, 0, 0, 0, 0, 0, 4, 1, 4, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff])),
+            (
+                "data on stream 0",
+                after_preface(&[0, 0, 1, 0, 0, 0, 0, 0, 0, 1]),
+            ),
+            (
+                "a bad header block",
+                after_preface(&[
+                    0, 0, 4, 4, 0, 0, 0, 0, 0, 0, 0, 4, 1, 4, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff,
+                ]),
+            ),
         ];
         for (listener, address) in listeners(&cluster) {
             for (kind, bytes) in &kinds {
