@@ -56,6 +56,9 @@ metric! {
         "Time from an event's cause to its telling here, by kind and path (early or log)";
     Gauge feed_watchers: "Watchers that are being served, on all surfaces";
     Counter feed_watchers_ended_total: "Watchers that the node ended, by reason";
+    Gauge feed_shards_followed: "Shards whose events other nodes tell this one for its watchers";
+    Counter feed_followers_dropped_total: "Nodes that followed a shard here and were too slow";
+    Counter node_reads_forwarded_total: "Reads that a holder of the shard was asked for";
     Gauge node_mailbox_letters: "Letters waiting for the drivers of shards";
     Counter node_letters_dropped_total: "Letters dropped by a full mailbox, to be resent";
     Counter node_tasks_failed_total: "Tasks that ended unexpectedly, by task";
@@ -247,6 +250,21 @@ fn event_delay(kind: EventKind, path: &'static str, delay: Duration) {
 /// Part of the watchers that are being served.
 pub fn watchers() -> Share {
     feed_watchers.share()
+}
+
+/// Part of the shards that are followed.
+pub fn shards_followed() -> Share {
+    feed_shards_followed.share()
+}
+
+/// Counts a node that followed a shard here and was too slow.
+pub fn follower_dropped() {
+    feed_followers_dropped_total.count(1);
+}
+
+/// Counts a read that a holder was asked for.
+pub fn read_forwarded() {
+    node_reads_forwarded_total.count(1);
 }
 
 /// Counts a watcher that the node ended.

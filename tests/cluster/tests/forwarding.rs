@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use headcount_cluster::{Cluster, Edge, Reader, Watcher, agree_on_counts, story, wait_until};
 use headcount_model::{EventKind, Modes};
 
-use crate::support::{settle, watch_everywhere};
+use crate::support::{churn, churns, seed, settle, watch_everywhere};
 
 /// Three nodes that share a region's copies, and two regions of one node.
 const REGIONS: [&str; 5] = [
@@ -205,6 +205,88 @@ fn reads_and_watches_recover_from_a_holder_that_is_gone() {
         }
         agree_on_counts(&cluster, &[&here, &there]).await;
         settle(&cluster, &watchers).await;
+        cluster.end().await;
+    });
+}
+
+#[test]
+fn watchers_move_between_nodes_that_hold_and_that_follow_without_loss_or_duplicate() {
+    story(async |_| {
+        let seed = seed();
+        // Memory keeps little, so that who was away has to be told from a holder's journal.
+        let busy = [
+            "region.linger=20ms",
+            "coordinator.occupancy_interval=100ms",
+            "feed.ring_events_max=32",
+            "feed.batch_events_max=32",
+            "feed.rollup_lag_events=32",
+        ];
+        let settings: Vec<&str> = SPREAD.iter().copied().chain(busy).collect();
+        let cluster = Cluster::start_with(&REGIONS, &settings).await;
+        let mut watchers = watch_everywhere(&cluster).await;
+        let mut away = Vec::new();
+        for node in 0..3 {
+            let mut watcher = Watcher::grpc(&cluster, &[node], "").await;
+            watcher.cut().await;
+            away.push(watcher);
+        }
+        let mut roamers = vec![
+            Watcher::grpc(&cluster, &[0], "").await,
+            Watcher::sse(&cluster, &[1], "").await,
+            Watcher::grpc(&cluster, &[4], "").await,
+        ];
+        let mut churns = churns(&cluster, seed, 24);
+        for round in 0..12 {
+            churn(&mut churns, 8).await;
+            for (number, roamer) in roamers.iter_mut().enumerate() {
+                let node = (round * 2 + number) % cluster.len();
+                roamer
+                    .move_to(&cluster, &[node, (node + 1) % cluster.len()])
+                    .await;
+            }
+        }
+        for (node, watcher) in away.iter_mut().enumerate() {
+            watcher.resume(&cluster, &[(node + 1) % 3]);
+        }
+        let edges: Vec<_> = churns.iter().map(|(_, edge)| edge).collect();
+        agree_on_counts(&cluster, &edges).await;
+        watchers.append(&mut roamers);
+        watchers.append(&mut away);
+        settle(&cluster, &watchers).await;
+        cluster.end().await;
+    });
+}
+
+#[test]
+fn what_a_snapshot_left_out_is_read_from_another_holders_journal() {
+    story(async |_| {
+        let seed = seed();
+        let settings = [
+            "cluster.shards=2",
+            "region.linger=20ms",
+            "coordinator.occupancy_interval=100ms",
+            "consensus.snapshot_entries=100",
+            "consensus.snapshot_entries_kept=0",
+        ];
+        let mut cluster = Cluster::start_with(&["us-east-1"], &settings).await;
+        let whole = Watcher::grpc(&cluster, &[0], "").await;
+        let mut resumed = Watcher::grpc(&cluster, &[0], "").await;
+        resumed.cut().await;
+        let mut churns = churns(&cluster, seed, 12);
+        wait_until("snapshots were taken of much", async || {
+            churn(&mut churns, 20).await;
+            let applied = cluster.applied(0).await;
+            (applied > 600)
+                .then_some(())
+                .ok_or_else(|| format!("{applied} entries are applied"))
+        })
+        .await;
+
+        // The newcomer begins with snapshots, and its own journal after them.
+        let newcomer = cluster.add("eu-west-1").await;
+        cluster.wait_grown().await;
+        resumed.resume(&cluster, &[newcomer]);
+        settle(&cluster, &[whole, resumed]).await;
         cluster.end().await;
     });
 }

@@ -18,6 +18,7 @@ use crate::reading::Holder;
 use crate::shard::{early_event, note_early, note_told};
 use crate::shards::Wakers;
 use crate::tasks::Tasks;
+use crate::telemetry;
 
 /// How long shards stay followed after the last watcher has gone: it may come back.
 const LINGER: Duration = Duration::from_secs(30);
@@ -51,7 +52,9 @@ impl Following {
         let mut moved = self.feeds.shards().watch_moves();
         let mut interest = self.feeds.interest();
         let mut running: BTreeMap<ShardId, DropGuard> = BTreeMap::new();
+        let mut followed = telemetry::shards_followed();
         loop {
+            followed.set(running.len());
             moved.mark_unchanged();
             let watched = *interest.borrow_and_update() > 0;
             if !watched && !running.is_empty() {
@@ -65,6 +68,7 @@ impl Following {
             }
             if watched {
                 self.settle(&mut running);
+                followed.set(running.len());
             }
             tokio::select! {
                 changed = moved.changed() => if changed.is_err() { return },

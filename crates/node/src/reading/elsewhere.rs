@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use super::here::JOURNAL_TIMEOUT;
 use super::holders::{Holder, holders};
 use super::page::Page;
+use crate::telemetry;
 
 /// How long a read may take in all, and how long one holder may take for it. A strong read has all
 /// the time for one holder, which itself waits for the coordinator.
@@ -113,6 +114,7 @@ impl Elsewhere {
             channel,
             strong,
         };
+        telemetry::read_forwarded();
         let begun = Instant::now();
         let ask = |node, within| self.client.status(node, &asked, within);
         let (node, reply) = self.ask(shard, (READ_TIMEOUT, each), ask).await?;
@@ -198,6 +200,7 @@ impl Elsewhere {
             limit: query.limit,
             with_values: query.with_values,
         };
+        telemetry::read_forwarded();
         let reply = self.client.list(node, &ask, within).await;
         let reply = reply.map(|reply| {
             let items = reply.items.into_iter().map(|listed| ListItem {

@@ -7,6 +7,7 @@ use headcount_wire::encode_logged;
 use tokio::sync::{mpsc, oneshot};
 
 use super::owning::transition_of;
+use crate::telemetry;
 
 /// Items that may wait for one follower. Who is slower than that begins anew, with what it missed
 /// read from the journal.
@@ -65,8 +66,14 @@ impl Followers {
             }
         };
         self.0.retain(|(region, items)| {
-            let concerned = of.is_none_or(|of| of == region);
-            !concerned || items.try_send(item.clone()).is_ok()
+            if of.is_some_and(|of| of != region) {
+                return true;
+            }
+            let sent = items.try_send(item.clone());
+            if let Err(mpsc::error::TrySendError::Full(_)) = sent {
+                telemetry::follower_dropped();
+            }
+            sent.is_ok()
         });
     }
 }
