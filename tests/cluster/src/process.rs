@@ -3,13 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::OnceLock;
+use std::time::SystemTime;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::Logs;
 
-/// Returns the `headcount` binary of the same build as this test, built first if it is not there.
+/// Returns the `headcount` binary beside this test, built first if it is missing or out of date.
+/// Whoever builds the whole workspace has built it already; with what else is needed for that, to
+/// build it anew here could take minutes.
 ///
 /// # Panics
 /// If it cannot be built.
@@ -19,22 +22,38 @@ pub fn binary() -> &'static Path {
     BINARY.get_or_init(|| {
         // target/<profile>/deps/main-<hash>
         let here = std::env::current_exe().expect("a test knows where it is");
-        let profile = here
-            .parent()
-            .and_then(Path::parent)
-            .expect("tests run from target/");
+        let deps = here.parent().expect("tests run from target/");
+        let profile = deps.parent().expect("tests run from target/");
         let binary = profile.join(format!("headcount{}", std::env::consts::EXE_SUFFIX));
-        // Always asked for, so that it is never older than the test; it takes a moment if it is
-        // there.
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = std::process::Command::new(cargo);
-        build.args(["build", "--locked", "--quiet", "-p", "headcount"]);
-        build.current_dir(env!("CARGO_MANIFEST_DIR"));
-        let built = build.status().expect("cargo can be run");
-        assert!(built.success(), "cargo build -p headcount failed: {built}");
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crates/headcount/src");
+        let newest = newest(deps, "libheadcount_node-", ".rlib").max(newest(&sources, "", ".rs"));
+        if changed(&binary).is_none_or(|built| newest.is_some_and(|newest| newest > built)) {
+            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+            let mut build = std::process::Command::new(cargo);
+            build.args(["build", "--locked", "--quiet", "-p", "headcount"]);
+            build.current_dir(env!("CARGO_MANIFEST_DIR"));
+            let built = build.status().expect("cargo can be run");
+            assert!(built.success(), "cargo build -p headcount failed: {built}");
+        }
         assert!(binary.exists(), "{} was not built", binary.display());
         binary
     })
+}
+
+/// Returns when a file changed last, if it is there.
+fn changed(file: &Path) -> Option<SystemTime> {
+    file.metadata().and_then(|of| of.modified()).ok()
+}
+
+/// Returns when the youngest file in a directory changed whose name begins and ends like that.
+fn newest(directory: &Path, begin: &str, end: &str) -> Option<SystemTime> {
+    let files = std::fs::read_dir(directory).ok()?.flatten();
+    let named = files.filter(|file| {
+        let name = file.file_name();
+        let name = name.to_string_lossy();
+        name.starts_with(begin) && name.ends_with(end)
+    });
+    named.filter_map(|file| changed(&file.path())).max()
 }
 
 /// A node's process.
