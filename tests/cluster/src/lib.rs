@@ -40,7 +40,7 @@ pub use logs::{Logs, story};
 pub use ports::Ports;
 pub use process::binary;
 pub use proxy::Proxy;
-pub use raw::{GrpcEnd, grpc_call, grpc_message, send_bytes};
+pub use raw::{GrpcEnd, grpc_call, grpc_encoded, grpc_message, send_bytes};
 pub use reader::{Answer, Freshness, Listed, Reader, Status};
 pub use wait::{PATIENCE, wait_until};
 pub use watcher::Watcher;

@@ -45,6 +45,12 @@ pub fn grpc_message(message: &[u8]) -> Vec<u8> {
     framed
 }
 
+/// Encodes a message and wraps it as gRPC does.
+#[must_use]
+pub fn grpc_encoded(message: &impl prost::Message) -> Vec<u8> {
+    grpc_message(&message.encode_to_vec())
+}
+
 /// How a gRPC call ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GrpcEnd {

@@ -4,12 +4,11 @@ use std::net::SocketAddr;
 
 use headcount_cluster::{
     Cluster, Edge, GrpcEnd, ROOT, Reader, Watcher, agree_on_counts, authorization, grpc_call,
-    grpc_message, send_bytes, story,
+    grpc_encoded, grpc_message, send_bytes, story,
 };
 use headcount_wire::proto::feed::v1::WatchRequest;
 use headcount_wire::proto::report::v1 as report;
 use headcount_wire::proto::types::v1::Occupancy;
-use prost::Message;
 use tonic::Code;
 
 const REPORT: &str = "/headcount.report.v1.Reporter/Report";
@@ -274,7 +273,7 @@ fn hello() -> report::Hello {
 }
 
 fn says(body: report::report_request::Body) -> Vec<u8> {
-    grpc_message(&report::ReportRequest { body: Some(body) }.encode_to_vec())
+    grpc_encoded(&report::ReportRequest { body: Some(body) })
 }
 
 fn hello_says(change: impl FnOnce(&mut report::Hello)) -> Vec<u8> {
@@ -465,7 +464,7 @@ fn bad_streams_of_edges_end_with_a_reason() {
         // Watchers.
         let watch = async |key: &str, request: &WatchRequest| {
             let headers = [("authorization", key)];
-            let body = grpc_message(&request.encode_to_vec());
+            let body = grpc_encoded(request);
             grpc_call(address, WATCH, &headers, body)
                 .await
                 .expect("a status")
