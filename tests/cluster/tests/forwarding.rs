@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use headcount_cluster::{Cluster, Edge, Reader, Watcher, agree_on_counts, story, wait_until};
+use headcount_cluster::{
+    Churn, Cluster, Edge, Reader, Watcher, agree_on_counts, story, wait_until,
+};
 use headcount_model::{EventKind, Modes};
 
 use crate::support::{churn, churns, seed, settle, watch_everywhere};
@@ -133,6 +135,17 @@ fn every_node_answers_and_tells_the_same_wherever_the_shards_are() {
             assert!(early > 20, "{early} of 40 were told early at node {node}");
         }
 
+        // Gateways hear that owners elsewhere have what they reported.
+        wait_until("nothing waits for an acknowledgement", async || {
+            let (_, metrics) = cluster.admin(0, "/metrics").await?;
+            let dirty = metrics
+                .lines()
+                .find(|line| line.starts_with("gateway_registers_dirty "));
+            let dirty = dirty.ok_or("no such metric")?.to_owned();
+            dirty.ends_with(" 0").then_some(()).ok_or(dirty)
+        })
+        .await;
+
         for room in &rooms[..30] {
             here.detach("c1", room).await;
         }
@@ -191,7 +204,8 @@ fn reads_and_watches_recover_from_a_holder_that_is_gone() {
 
         // It comes back, and takes its part again.
         cluster.restart(lost).await;
-        cluster.wait_ready(lost).await;
+        cluster.wait_grown().await;
+        assert!(!held(&cluster, lost).await.is_empty());
         here.detach_all(&[("c1", "room:0"), ("c4", "room:0")]).await;
         agree_on_counts(&cluster, &[&here, &there]).await;
         let back = Watcher::grpc(&cluster, &[lost], "").await;
@@ -252,6 +266,39 @@ fn watchers_move_between_nodes_that_hold_and_that_follow_without_loss_or_duplica
         agree_on_counts(&cluster, &edges).await;
         watchers.append(&mut roamers);
         watchers.append(&mut away);
+        settle(&cluster, &watchers).await;
+        cluster.end().await;
+    });
+}
+
+#[test]
+fn holders_restart_under_traffic_and_those_who_follow_miss_nothing() {
+    story(async |_| {
+        let seed = seed();
+        // Long enough for nothing to be placed elsewhere meanwhile.
+        let settings = [SPREAD[0], SPREAD[1], "region.linger=20ms"];
+        let mut cluster = Cluster::start_with(&REGIONS, &settings).await;
+        let mut watchers = Vec::new();
+        for node in [0, 3, 4] {
+            watchers.push(Watcher::grpc(&cluster, &[node], "").await);
+        }
+        // From other regions, whose coordinators go on while a node of the first is down.
+        let mut traffic = Vec::new();
+        for node in [3, 4] {
+            let edge = Edge::start(&cluster, &format!("edge-{node}"), &[node]);
+            let churn = Churn::new(seed.wrapping_add(node as u64), "churn:", 24);
+            traffic.push((churn, edge));
+        }
+        for holder in [1, 2, 1, 2] {
+            let restart = async {
+                cluster.kill(holder).await;
+                cluster.restart(holder).await;
+                cluster.wait_ready(holder).await;
+            };
+            tokio::join!(restart, churn(&mut traffic, 150));
+        }
+        let edges: Vec<_> = traffic.iter().map(|(_, edge)| edge).collect();
+        agree_on_counts(&cluster, &edges).await;
         settle(&cluster, &watchers).await;
         cluster.end().await;
     });

@@ -74,6 +74,12 @@ impl Hosting {
             let Some(shard) = replica.group.shard() else {
                 continue;
             };
+            let hosted = self.shards.get(shard);
+            let other = hosted.is_some_and(|hosted| hosted.group.replica() != replica.replica);
+            if other {
+                // It left and another one came, and this node heard of both at once.
+                self.stop(shard).await;
+            }
             if self.shards.get(shard).is_none() && !replica.leaving {
                 settled &= self.start(control, shard, replica).await;
             }

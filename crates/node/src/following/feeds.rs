@@ -238,3 +238,32 @@ fn page_of(era: Era, shard: ShardId, reply: &JournalReply) -> Result<Page, Strin
         through: Position::end_of(reply.through),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_begins_with_the_entry_that_was_told_by_half() {
+        let within = Position {
+            index: 7,
+            ordinal: 3,
+        };
+        assert_eq!(index_before(within), Some(6));
+        assert_eq!(index_before(Position::end_of(7)), Some(7));
+        assert_eq!(index_before(Position::START), None);
+    }
+
+    #[test]
+    fn a_page_says_how_far_back_the_journal_goes() {
+        let reply = |first| JournalReply {
+            first,
+            records: Vec::new(),
+            through: 9,
+        };
+        let page = |first| page_of(Era(0), ShardId(1), &reply(first)).unwrap();
+        assert_eq!(page(0).oldest, Position::START);
+        assert_eq!(page(5).oldest, Position::end_of(4));
+        assert_eq!(page(5).through, Position::end_of(9));
+    }
+}
