@@ -220,6 +220,8 @@ impl Watching {
         let mut stream = match FeedClient::new(channel).watch(request).await {
             Ok(response) => response.into_inner(),
             Err(status) if status.code() == tonic::Code::Unavailable => return Ok(()),
+            // The node was killed while it was asked: that is no answer of its.
+            Err(status) if std::error::Error::source(&status).is_some() => return Ok(()),
             Err(status) => panic!("a watch was refused: {status}"),
         };
         self.opened(node, cursor.as_ref());
