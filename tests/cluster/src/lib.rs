@@ -35,7 +35,7 @@ mod watcher;
 pub use churn::Churn;
 pub use cluster::{Cluster, REGIONS};
 pub use edge::{Edge, agree_on_counts};
-pub use history::{ChannelState, History, Step, Told, agree};
+pub use history::{ChannelState, History, Step, Told, agree, agree_on_the_log};
 pub use logs::{Logs, story};
 pub use ports::Ports;
 pub use process::binary;

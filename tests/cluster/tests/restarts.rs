@@ -95,7 +95,7 @@ fn one_node_after_another_restarts_and_nothing_flaps() {
             .wait_for("all is told", |told| told.events().len() >= events)
             .await;
         histories.push(from_before.wait_settled(&Reader::new(&cluster, 1)).await);
-        agree(&histories.iter().collect::<Vec<_>>());
+        agree(&histories).unwrap();
         cluster.end().await;
     });
 }
@@ -140,7 +140,7 @@ fn all_nodes_restart_at_once_and_nothing_flaps() {
             .wait_for("all is told", |told| told.events().len() >= events)
             .await;
         histories.push(from_before.wait_settled(&Reader::new(&cluster, 2)).await);
-        agree(&histories.iter().collect::<Vec<_>>());
+        agree(&histories).unwrap();
         cluster.end().await;
     });
 }

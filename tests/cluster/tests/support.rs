@@ -1,6 +1,8 @@
 //! What several stories share.
 
-use headcount_cluster::{Churn, Cluster, Edge, History, Reader, Watcher, agree};
+use headcount_cluster::{
+    Churn, Cluster, Edge, History, Reader, Watcher, agree, agree_on_the_log, wait_until,
+};
 
 /// Starts a watcher of everything at each running node, over gRPC and by server-sent events.
 pub(crate) async fn watch_everywhere(cluster: &Cluster) -> Vec<Watcher> {
@@ -22,17 +24,35 @@ pub(crate) async fn told_everywhere(watchers: &[Watcher], channel: &str, story: 
     }
 }
 
-/// Checks that every watcher's events are right, end in what every node says, and are the same.
+/// Waits until every watcher's events end in what every node says and are the same, and checks
+/// that they are right. A region that lingers counts nothing, so its end may still be to come when
+/// the counts agree.
 pub(crate) async fn settle(cluster: &Cluster, watchers: &[Watcher]) -> Vec<History> {
-    let mut histories = Vec::new();
+    settle_by(cluster, watchers, agree).await
+}
+
+/// Does the same where regions may have told what never reached the log.
+pub(crate) async fn settle_on_the_log(cluster: &Cluster, watchers: &[Watcher]) -> Vec<History> {
+    settle_by(cluster, watchers, agree_on_the_log).await
+}
+
+async fn settle_by(
+    cluster: &Cluster,
+    watchers: &[Watcher],
+    agree: impl Fn(&[History]) -> Result<(), String>,
+) -> Vec<History> {
     for watcher in watchers {
         for node in cluster.running() {
             watcher.wait_settled(&Reader::new(cluster, node)).await;
         }
-        histories.push(watcher.history());
     }
-    agree(&histories.iter().collect::<Vec<_>>());
-    histories
+    wait_until("all were told the same", async || {
+        let histories: Vec<_> = watchers.iter().map(Watcher::history).collect();
+        let faults: Vec<String> = histories.iter().flat_map(History::faults).collect();
+        assert_eq!(faults, Vec::<String>::new());
+        agree(&histories).map(|()| histories)
+    })
+    .await
 }
 
 /// Returns the seed of a random story: from `SEED`, else a new one; it is printed, so that a
