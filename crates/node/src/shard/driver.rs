@@ -8,7 +8,7 @@ use headcount_coordinator::Shard;
 use headcount_feed::{Effect as FeedEffect, Input as FeedInput};
 use headcount_gateway::Input as GatewayInput;
 use headcount_model::{
-    Command, Event, Fence, GatewayUpdate, Incarnation, Logged, Monotonic, NodeId, OwnerRef,
+    Claim, Command, Event, Fence, GatewayUpdate, Incarnation, Logged, Monotonic, NodeId, OwnerRef,
     Position, RegionName, Stage, Timestamp,
 };
 use headcount_placement::{Control, GroupId};
@@ -17,9 +17,10 @@ use headcount_wire::{Parcel, ParcelBody};
 use tokio::sync::{mpsc, watch};
 
 use super::followers::{Follow, Followers};
-use super::owning::{Duty, Owning, early_event};
+use super::owning::{Duty, Owning, early_event, transition_of};
 use super::proposer::Proposer;
 use super::replica::{AppliedItem, Replica};
+use super::told::Told;
 use crate::clock::Clock;
 use crate::gateway::GatewayHandle;
 use crate::telemetry;
@@ -96,6 +97,7 @@ pub(crate) struct Driver {
     group: Group,
     mail: mpsc::Receiver<Mail>,
     owning: Option<Owning>,
+    told: Told,
     proposer: Proposer,
     followers: Followers,
     leadership: Leadership,
@@ -117,6 +119,7 @@ impl Driver {
             group,
             mail,
             owning: None,
+            told: Told::default(),
             proposer: Proposer::default(),
             followers: Followers::default(),
             leadership: Leadership::default(),
@@ -224,7 +227,14 @@ impl Driver {
                 };
                 tracing::debug!(target: "region", shard = self.replica.id.0, %fence, "owning");
                 let config = (self.config.owner, self.config.gossip);
-                Owning::begin(config, era, self.replica.id, owner, (node, incarnation))
+                let tails = self.told.tails(self.replica.read().mark(&region));
+                let claim = Claim {
+                    owner,
+                    node,
+                    incarnation,
+                    tails,
+                };
+                Owning::begin(config, era, self.replica.id, claim)
             });
             self.tell_coordinator();
         }
@@ -271,8 +281,10 @@ impl Driver {
         if woken {
             self.replica.wake();
         }
+        let mark = shard.mark(&self.config.region);
+        self.told.logged(mark);
         if let Some(owning) = &mut self.owning {
-            owning.applied(now, shard.mark(&self.config.region));
+            owning.applied(now, mark);
         }
     }
 
@@ -362,6 +374,10 @@ impl Driver {
         let shard = replica.read();
         // The feed judges by the log's state, so it has to be told all of it first.
         self.take_applied(&shard);
+        if let Some((owner, transition)) = transition_of(&event) {
+            let mark = shard.mark(&owner.region);
+            self.told.keep(owner.fence, transition, mark);
+        }
         let logged = shard
             .regional(&self.config.region, &event.channel)
             .is_some();

@@ -10,6 +10,7 @@ mod machine;
 mod owning;
 mod proposer;
 mod replica;
+mod told;
 
 pub(crate) use driver::{
     Driver, DriverConfig, DriverStats, Mail, Mailbox, mailbox, note_early, note_told,

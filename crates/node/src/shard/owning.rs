@@ -43,15 +43,9 @@ impl Owning {
         config: (headcount_region::Config, headcount_gossip::Config),
         era: Era,
         shard: ShardId,
-        owner: OwnerRef,
-        (node, incarnation): (NodeId, Incarnation),
+        claim: Claim,
     ) -> Self {
-        let claim = Claim {
-            owner: owner.clone(),
-            node,
-            incarnation,
-            tails: Vec::new(),
-        };
+        let owner = claim.owner.clone();
         Self {
             era,
             owner: Owner::new(config.0, owner.region, shard, owner.fence),
