@@ -24,8 +24,21 @@ pub(crate) fn authenticate(
         }
         None => from_query(query).ok_or(AccessError::NoCredentials)?,
     };
+    Ok(verified(shared, presented)?)
+}
+
+/// Authenticates a request that can carry its credential in the query only, as websockets of
+/// browsers do.
+///
+/// # Errors
+/// As [`authenticate`].
+pub(crate) fn of_query(shared: &Shared, query: &Query) -> Result<Credential, AccessError> {
+    verified(shared, from_query(query).ok_or(AccessError::NoCredentials)?)
+}
+
+fn verified(shared: &Shared, presented: Presented<'_>) -> Result<Credential, AccessError> {
     if presented.is_key() && !shared.config.basic_over_plain_http {
-        return Err(AccessError::BasicOverPlainHttp.into());
+        return Err(AccessError::BasicOverPlainHttp);
     }
     let access = &shared.ports.access;
     let credential = judge(&access.apps(), presented, shared.ports.clock.wall().0)?;

@@ -17,6 +17,7 @@
 //! | `GET /events` | lifecycle events as server-sent events |
 //! | `GET /time` | `[milliseconds since the epoch]` |
 //! | `POST /keys/{keyName}/requestToken` | a token, 201 |
+//! | `GET /` with an upgrade | the realtime protocol over a websocket |
 //!
 //! * A channel's id is everything between `/channels/` and a known verb at the end. `[?params]` in it
 //!   are dropped; `[meta]…` is inactive with zeros. `consistency=strong` asks the coordinator.
@@ -76,6 +77,7 @@ mod percent;
 pub mod ports;
 mod problem;
 mod query;
+mod realtime;
 mod routes;
 mod server;
 mod sse;
@@ -84,4 +86,5 @@ mod version;
 
 pub use config::Config;
 pub use problem::{CODES, Code};
+pub use realtime::{Rate, RealtimeConfig};
 pub use server::serve;

@@ -11,8 +11,8 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use headcount_access::{AccessError, Apps, Credential};
 use headcount_model::{
-    AppId, ChannelKey, ChannelName, ChannelStatus, NodeId, RegionName, Timestamp, WatchError,
-    WatchFilter, WatchItem,
+    AppId, ChannelKey, ChannelName, ChannelStatus, ConnectionId, EventKinds, NodeId, Refusal,
+    RegionName, ReportItem, Timestamp, WatchError, WatchEvent, WatchFilter, WatchItem,
 };
 
 /// Everything from outside, as [`crate::serve`] takes it.
@@ -26,6 +26,8 @@ pub struct Ports {
     pub clock: Arc<dyn Clock>,
     /// Random bytes.
     pub entropy: Arc<dyn Entropy>,
+    /// Counts of realtime clients.
+    pub counting: Arc<dyn Counting>,
     /// The node that this listener belongs to.
     pub source: Source,
 }
@@ -119,6 +121,43 @@ pub struct ListRead {
     pub freshness: Freshness,
 }
 
+/// Which events of the past to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryQuery {
+    /// The tenant.
+    pub app: AppId,
+    /// Which kinds.
+    pub kinds: EventKinds,
+    /// Only events at this time or later.
+    pub from: Option<Timestamp>,
+    /// Only events at this time or earlier.
+    pub to: Option<Timestamp>,
+    /// Whether the newest come first; else the oldest.
+    pub newest_first: bool,
+    /// Only events beyond this one, in the direction of reading.
+    pub after: Option<HistoryPoint>,
+    /// At most this many, at least one.
+    pub limit: usize,
+}
+
+/// A place in the history of an app, which orders by time, then id.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HistoryPoint {
+    /// The event's time.
+    pub at: Timestamp,
+    /// The event's id as text.
+    pub id: String,
+}
+
+/// A page of history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryRead {
+    /// The events, in the direction of reading.
+    pub events: Vec<Arc<WatchEvent>>,
+    /// Whether there are more.
+    pub more: bool,
+}
+
 /// Why a read has no answer. Nothing was changed, so each may be tried again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
@@ -174,6 +213,22 @@ pub trait Directory: Send + Sync + 'static {
         filter: WatchFilter,
         cursor: Option<String>,
     ) -> BoxFuture<'_, Result<BoxStream<'static, WatchItem>, WatchError>>;
+
+    /// Reads lifecycle events of the past from the journals of all shards, merged by time, then id.
+    fn history(&self, query: HistoryQuery) -> BoxFuture<'_, Result<HistoryRead, ReadError>>;
+}
+
+/// Counts what realtime clients of this node are attached to.
+pub trait Counting: Send + Sync + 'static {
+    /// Counts what a connection did, in order; returns what is refused. Answers as soon as it
+    /// counts here, and waits for no other node.
+    fn report(&self, app: AppId, items: Vec<ReportItem>) -> BoxFuture<'_, Vec<Refusal>>;
+
+    /// Counts what nothing can refuse, such as that a connection detaches. Never lost.
+    fn uncount(&self, app: AppId, items: Vec<ReportItem>);
+
+    /// Stops counting a connection, with its attachments and members. Never lost.
+    fn forget(&self, app: AppId, connection: ConnectionId);
 }
 
 /// The configuration of keys, and what was revoked since.
@@ -186,6 +241,9 @@ pub trait Access: Send + Sync + 'static {
     /// # Errors
     /// [`AccessError::TokenRevoked`].
     fn check(&self, credential: &Credential) -> Result<(), AccessError>;
+
+    /// Says whether `[meta]channel.lifecycle` of an app carries `channel.occupancy` too.
+    fn tells_occupancy(&self, app: &str) -> bool;
 }
 
 /// The wall clock.

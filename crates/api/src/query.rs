@@ -24,6 +24,11 @@ impl Query {
             .map(Self)
     }
 
+    /// Returns all names and values.
+    pub(crate) fn pairs(&self) -> &[(String, String)] {
+        &self.0
+    }
+
     /// Returns the value of a parameter; of a repeated one, the last.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0

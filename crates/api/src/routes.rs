@@ -24,6 +24,7 @@ use crate::page::{By, ListParams};
 use crate::path::{Channel, ChannelPath};
 use crate::ports::{Freshness, ListItem, ListQuery, Ports, ReadError, ReadLevel};
 use crate::problem::Problem;
+use crate::realtime::{self, Realtime, RealtimeConfig};
 use crate::server::Phase;
 use crate::telemetry;
 
@@ -38,11 +39,20 @@ pub(crate) struct Shared {
     pub(crate) event_streams: Arc<Semaphore>,
     /// Written by the server when it shuts down, read by event streams, which would not end.
     pub(crate) phase: watch::Receiver<Phase>,
+    pub(crate) realtime: Arc<Realtime>,
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config, ports: Ports, phase: watch::Receiver<Phase>) -> Self {
+    pub(crate) fn new(
+        config: Config,
+        realtime: RealtimeConfig,
+        ports: Ports,
+        phase: watch::Receiver<Phase>,
+    ) -> Self {
+        let timeout = config.read_timeout;
+        let realtime = Realtime::new(realtime, ports.clone(), phase.clone(), timeout);
         Self {
+            realtime: Arc::new(realtime),
             nonces: std::sync::Mutex::new(NonceWindow::new(config.nonces_max)),
             event_streams: Arc::new(Semaphore::new(config.event_streams_max)),
             config,
@@ -63,6 +73,7 @@ impl Shared {
 /// Returns everything that the listener answers.
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
+        .route("/", get(realtime::upgrade))
         .route("/time", get(time))
         .route("/channels", get(list))
         .route("/channels/", get(status))

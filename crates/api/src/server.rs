@@ -22,6 +22,7 @@ use crate::connection::{Activity, Idleness, StallGuard};
 use crate::format::Format;
 use crate::ports::Ports;
 use crate::problem::Problem;
+use crate::realtime::RealtimeConfig;
 use crate::routes::{Shared, router};
 use crate::telemetry;
 
@@ -50,6 +51,7 @@ pub(crate) enum Phase {
 /// [`Config::drain_timeout`].
 pub async fn serve(
     config: Config,
+    realtime: RealtimeConfig,
     listener: TcpListener,
     ports: Ports,
     shutdown: impl Future<Output = ()> + Send,
@@ -57,11 +59,12 @@ pub async fn serve(
     telemetry::describe();
     let drain_timeout = config.drain_timeout;
     let (phase, _) = watch::channel(Phase::Serving);
-    let shared = Arc::new(Shared::new(config, ports, phase.subscribe()));
+    let shared = Arc::new(Shared::new(config, realtime, ports, phase.subscribe()));
     let connections = TaskTracker::new();
 
     tokio::select! {
         () = accept(&shared, &listener, &connections) => {}
+        () = shared.realtime.sweep() => {}
         () = shutdown => {}
     }
     // First the listener, so that a client that reconnects does so elsewhere.

@@ -26,6 +26,10 @@ metric! {
     Gauge event_streams: "Server-sent event streams being served";
     Counter event_streams_ended_total: "Server-sent event streams that ended, by reason";
     Counter events_total: "Events told on server-sent event streams, over all of them";
+    Gauge realtime_connections: "Realtime connections, with those that wait to be resumed";
+    Counter realtime_drops_total: "Times that a realtime connection lost its websocket";
+    Counter realtime_resumes_total: "Times that a realtime connection was resumed";
+    Counter realtime_deliveries_total: "Messages, presence changes and events sent to realtime clients";
 }
 
 /// A metric that only rises.

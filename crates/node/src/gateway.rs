@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use headcount_gateway::{Effect, Gateway, Input, StreamId};
 use headcount_model::{
-    Fence, GatewayUpdate, Incarnation, Monotonic, NodeId, RegionName, ReportAck, SessionError,
-    ShardId, Stage, Welcome,
+    AppId, Fence, GatewayUpdate, Incarnation, Monotonic, NodeId, Refusal, RegionName, ReportAck,
+    ReportItem, SessionError, ShardId, Stage, Welcome,
 };
 use headcount_placement::Control;
 use headcount_rpc::peers::Network;
 use headcount_wire::{Parcel, ParcelBody};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::Clock;
 use crate::shard::Mail;
@@ -42,6 +42,14 @@ pub(crate) struct GatewayHandle(Arc<Shared>);
 struct Shared {
     inputs: mpsc::Sender<Input>,
     streams: Mutex<Streams>,
+    requests: Mutex<Requests>,
+}
+
+/// What realtime clients of this node wait for. Each connection has at most one request under way.
+#[derive(Debug, Default)]
+struct Requests {
+    last: u64,
+    waiting: BTreeMap<u64, oneshot::Sender<Vec<Refusal>>>,
 }
 
 #[derive(Debug, Default)]
@@ -54,8 +62,12 @@ impl GatewayHandle {
     /// Makes the handle and the other end of its queue.
     pub(crate) fn new() -> (Self, mpsc::Receiver<Input>) {
         let (inputs, receiver) = mpsc::channel(INPUTS_MAX);
-        let streams = Mutex::default();
-        (Self(Arc::new(Shared { inputs, streams })), receiver)
+        let shared = Shared {
+            inputs,
+            streams: Mutex::default(),
+            requests: Mutex::default(),
+        };
+        (Self(Arc::new(shared)), receiver)
     }
 
     /// Says something that must not wait; dropped if the gateway is too far behind, after which its
@@ -90,9 +102,56 @@ impl GatewayHandle {
     /// Says that a stream broke. Never lost: a session whose break is not heard would count for
     /// ever.
     pub(crate) fn broken(&self, stream: StreamId) {
-        if let Err(mpsc::error::TrySendError::Full(input)) =
-            self.0.inputs.try_send(Input::Broken { stream })
-        {
+        self.insist(Input::Broken { stream });
+    }
+
+    /// Counts what realtime clients of this node did, in their turn; returns what was refused, or
+    /// nothing if the node has stopped.
+    pub(crate) async fn clients(&self, app: AppId, items: Vec<ReportItem>) -> Vec<Refusal> {
+        let (sender, answer) = oneshot::channel();
+        let request = self.request(Some(sender));
+        let said = self.say(Input::Clients {
+            request,
+            app,
+            items,
+        });
+        if said.await {
+            answer.await.unwrap_or_default()
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Counts what realtime clients of this node did and nothing can refuse. Never lost.
+    pub(crate) fn clients_left(&self, app: AppId, items: Vec<ReportItem>) {
+        let request = self.request(None);
+        self.insist(Input::Clients {
+            request,
+            app,
+            items,
+        });
+    }
+
+    fn request(&self, sender: Option<oneshot::Sender<Vec<Refusal>>>) -> u64 {
+        let mut requests = self.requests();
+        requests.last += 1;
+        let request = requests.last;
+        if let Some(sender) = sender {
+            requests.waiting.insert(request, sender);
+        }
+        request
+    }
+
+    fn requests(&self) -> std::sync::MutexGuard<'_, Requests> {
+        self.0
+            .requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says something that must neither wait nor be lost.
+    fn insist(&self, input: Input) {
+        if let Err(mpsc::error::TrySendError::Full(input)) = self.0.inputs.try_send(input) {
             let inputs = self.0.inputs.clone();
             tokio::spawn(async move { inputs.send(input).await });
         }
@@ -220,8 +279,12 @@ impl GatewayTask {
             }
             Effect::Ack { stream, ack } => self.handle.answer(stream, Answer::Ack(ack)),
             Effect::Close { stream, error } => self.handle.answer(stream, Answer::Close(error)),
-            // Realtime clients of the node itself are not served yet.
-            Effect::ClientsAck { .. } => {}
+            Effect::ClientsAck { request, refusals } => {
+                if let Some(waiting) = self.handle.requests().waiting.remove(&request) {
+                    // Whoever went away does not read.
+                    drop(waiting.send(refusals));
+                }
+            }
             Effect::Send { shard, update } => self.send(owners, shard, update),
         }
     }

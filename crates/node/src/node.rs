@@ -25,8 +25,8 @@ use tokio::time::Instant;
 use tonic::transport::server::TcpIncoming;
 
 use crate::adapters::{
-    Keys, NodeControl, NodeDirectory, NodeInbound, NodeOperator, NodeReads, NodeSessions,
-    NodeWatches, RaftPeers, SystemEntropy, WallClock,
+    Keys, NodeControl, NodeCounting, NodeDirectory, NodeInbound, NodeOperator, NodeReads,
+    NodeSessions, NodeWatches, RaftPeers, SystemEntropy, WallClock,
 };
 use crate::admin;
 use crate::clock::Clock;
@@ -753,8 +753,8 @@ impl Boot {
             elsewhere,
             watches: watches.clone(),
         };
-        self.serve_reporters(reporter, gateway, watches);
-        self.serve_clients(client, directory);
+        self.serve_reporters(reporter, gateway.clone(), watches);
+        self.serve_clients(client, gateway, directory);
         Ok(())
     }
 
@@ -904,7 +904,7 @@ impl Boot {
     }
 
     fn serve_reporters(&self, listener: TcpListener, gateway: GatewayHandle, watches: NodeWatches) {
-        let keys = Keys::new(Arc::clone(&self.config.apps));
+        let keys = Keys::new(&self.config);
         let sessions = NodeSessions::new(gateway);
         let reporter = reporter::service(self.config.reporter.clone(), keys.clone(), sessions);
         let watching = rpc_watch::WatchService::new(
@@ -953,13 +953,19 @@ impl Boot {
         });
     }
 
-    fn serve_clients(&self, listener: TcpListener, directory: NodeDirectory) {
+    fn serve_clients(
+        &self,
+        listener: TcpListener,
+        gateway: GatewayHandle,
+        directory: NodeDirectory,
+    ) {
         let source = directory.here.source.clone();
         let ports = headcount_api::ports::Ports {
             directory: Arc::new(directory),
-            access: Arc::new(Keys::new(Arc::clone(&self.config.apps))),
+            access: Arc::new(Keys::new(&self.config)),
             clock: Arc::new(WallClock),
             entropy: Arc::new(SystemEntropy),
+            counting: Arc::new(NodeCounting::new(gateway)),
             source,
         };
         let mut draining = self.progress.draining.clone();
@@ -972,6 +978,7 @@ impl Boot {
         };
         self.tasks.spawn(headcount_api::serve(
             self.config.api.clone(),
+            self.config.realtime.clone(),
             listener,
             ports,
             shutdown,

@@ -1,5 +1,6 @@
 //! Keys for the public listener and the reporter port.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use headcount_model::{AppId, ChannelName, Timestamp};
 use headcount_rpc::{reporter, watch};
 
 use crate::clock::Clock;
+use crate::config::{AppConfig, Config};
 
 /// The channel whose `subscribe` permits to watch.
 const LIFECYCLE: &str = "[meta]channel.lifecycle";
@@ -19,11 +21,16 @@ const LIFECYCLE: &str = "[meta]channel.lifecycle";
 #[derive(Clone)]
 pub(crate) struct Keys {
     apps: Arc<Apps>,
+    /// What else is configured of each app.
+    settings: Arc<BTreeMap<AppId, AppConfig>>,
 }
 
 impl Keys {
-    pub(crate) fn new(apps: Arc<Apps>) -> Self {
-        Self { apps }
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            apps: Arc::clone(&config.apps),
+            settings: Arc::new(config.app_settings.clone()),
+        }
     }
 
     fn credential(&self, authorization: Option<&str>) -> Result<Credential, AccessError> {
@@ -40,6 +47,11 @@ impl Access for Keys {
     fn check(&self, _credential: &Credential) -> Result<(), AccessError> {
         // Nothing can be revoked yet but whole keys, which the configuration disables.
         Ok(())
+    }
+
+    fn tells_occupancy(&self, app: &str) -> bool {
+        let settings = self.settings.get(app);
+        settings.is_some_and(|settings| settings.lifecycle_occupancy)
     }
 }
 

@@ -3,7 +3,9 @@
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use headcount_api::ports::{Directory, ListQuery, ListRead, ReadError, ReadLevel, StatusRead};
+use headcount_api::ports::{
+    Directory, HistoryQuery, HistoryRead, ListQuery, ListRead, ReadError, ReadLevel, StatusRead,
+};
 use headcount_model::{ChannelKey, WatchError, WatchFilter, WatchItem};
 use headcount_rpc::watch::Watches;
 
@@ -71,5 +73,14 @@ impl Directory for NodeDirectory {
         cursor: Option<String>,
     ) -> BoxFuture<'_, Result<BoxStream<'static, WatchItem>, WatchError>> {
         self.watches.watch(filter, cursor)
+    }
+
+    fn history(&self, _query: HistoryQuery) -> BoxFuture<'_, Result<HistoryRead, ReadError>> {
+        async {
+            Err(ReadError::Unavailable {
+                reason: "not yet".to_owned(),
+            })
+        }
+        .boxed()
     }
 }

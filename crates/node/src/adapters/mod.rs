@@ -2,6 +2,7 @@
 
 mod access;
 mod control;
+mod counting;
 mod directory;
 mod operator;
 mod peers;
@@ -11,6 +12,7 @@ mod watches;
 
 pub(crate) use access::{Keys, SystemEntropy, WallClock};
 pub(crate) use control::NodeControl;
+pub(crate) use counting::NodeCounting;
 pub(crate) use directory::NodeDirectory;
 pub(crate) use operator::NodeOperator;
 pub(crate) use peers::{NodeInbound, RaftPeers};

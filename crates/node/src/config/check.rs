@@ -63,6 +63,7 @@ impl<'a> Check<'a> {
                 watchers_max: raw.feed.watchers_max,
             },
             api: api(raw),
+            realtime: realtime(raw),
             node,
             listen,
             cluster,
@@ -438,5 +439,32 @@ fn api(raw: &RawConfig) -> headcount_api::Config {
         event_streams_max: raw.api.event_streams_max,
         heartbeat_interval: raw.api.heartbeat_interval,
         drain_timeout: raw.api.drain_timeout,
+    }
+}
+
+fn realtime(raw: &RawConfig) -> headcount_api::RealtimeConfig {
+    let rate = |per_second: u32, seconds: u32| headcount_api::Rate {
+        per_second,
+        burst: per_second.saturating_mul(seconds),
+    };
+    let (grace, raw) = (raw.gateway.client_grace, &raw.realtime);
+    headcount_api::RealtimeConfig {
+        connections_max: raw.connections_max,
+        app_connections_max: raw.app_connections_max,
+        connect_rate: rate(raw.connects_per_second, 2),
+        channels_max: raw.channels_max,
+        inbound_rate: rate(raw.messages_per_second, 4),
+        frame_rate: rate(raw.frames_per_second, 2),
+        frame_bytes_max: raw.frame_bytes_max.as_usize(),
+        message_bytes_max: raw.message_bytes_max.as_usize(),
+        members_max: raw.members_max,
+        grace,
+        resume_window: raw.resume_window,
+        heartbeat_interval: raw.heartbeat_interval,
+        memory: raw.memory,
+        memory_messages_max: raw.memory_messages_max,
+        memory_bytes_max: raw.memory_bytes_max.as_usize(),
+        outbound_max: raw.outbound_max,
+        outbound_bytes_max: raw.outbound_bytes_max.as_usize(),
     }
 }

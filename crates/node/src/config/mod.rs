@@ -71,6 +71,8 @@ pub struct Config {
     pub watch: headcount_rpc::watch::Config,
     /// The client listener.
     pub api: headcount_api::Config,
+    /// Realtime clients.
+    pub realtime: headcount_api::RealtimeConfig,
     /// The admin listener.
     pub admin: crate::admin::Config,
     /// What the node writes about itself.

@@ -406,6 +406,49 @@ sections! {
         drain_timeout: Duration = secs(10), ms(0)..=minutes(10);
     }
 
+    /// Realtime clients: connections over websockets, on the same listener. How long one that was
+    /// dropped goes on counting is `gateway.client_grace`.
+    realtime: Realtime {
+        /// Most connections, about 10 kB each; further ones are told to go elsewhere (40111). Those
+        /// with a websocket are among `api.connections_max` only until it is open.
+        connections_max: usize = 20_000, 1..=1_000_000;
+        /// Most connections of one app on this node (40111).
+        app_connections_max: usize = 20_000, 1..=1_000_000;
+        /// New connections in a second in the long run, twice as many at once (80021). Keeps a storm
+        /// from starving those who are connected.
+        connects_per_second: u32 = 2_500, 1..=1_000_000;
+        /// Most channels that a connection may be attached to (90010).
+        channels_max: usize = 200, 1..=100_000;
+        /// Messages and presence changes that a connection may send in a second in the long run,
+        /// four times as many at once; further ones are refused (42911).
+        messages_per_second: u32 = 50, 1..=100_000;
+        /// Frames of any kind that a connection may send in a second in the long run, twice as many
+        /// at once; after that it is ended (42924).
+        frames_per_second: u32 = 2_000, 1..=1_000_000;
+        /// Longest frame of a client (40009).
+        frame_bytes_max: Bytes = Bytes::kib(512), Bytes::kib(64)..=Bytes::mib(16);
+        /// Most bytes of the messages in a frame (40009).
+        message_bytes_max: Bytes = Bytes::kib(256), Bytes::kib(1)..=Bytes::mib(8);
+        /// Most members of a channel's presence set (91003).
+        members_max: usize = 20_000, 1..=1_000_000;
+        /// How long after a drop a client may take its connection up again on the same node.
+        resume_window: Duration = secs(120), secs(1)..=hours(1);
+        /// How often a quiet connection carries a sign of life. A client of which nothing comes for
+        /// twice as long is taken for gone.
+        heartbeat_interval: Duration = secs(15), secs(1)..=minutes(10);
+        /// How long channels remember their messages, for rewinding and resuming.
+        memory: Duration = secs(120), secs(1)..=hours(1);
+        /// Most messages that a channel remembers.
+        memory_messages_max: usize = 1_000, 1..=1_000_000;
+        /// Most bytes that a channel remembers.
+        memory_bytes_max: Bytes = Bytes::mib(4), Bytes::kib(1)..=Bytes::mib(256);
+        /// Most deliveries that may wait for a connection. One that is slower loses the channel
+        /// (80020), and may attach it again where it was.
+        outbound_max: usize = 1_024, 16..=100_000;
+        /// Most bytes that may wait for a connection.
+        outbound_bytes_max: Bytes = Bytes::mib(4), Bytes::kib(64)..=Bytes::mib(256);
+    }
+
     /// The listener for operators. Health and metrics are open; the rest needs the token.
     admin: Admin {
         /// What `headcount cluster` and its like must bring; at least 16 characters. Empty: nobody

@@ -287,6 +287,7 @@ fn defaults_are_those_of_the_crates() {
     assert_eq!(config.reporter, headcount_rpc::reporter::Config::default());
     assert_eq!(config.watch, headcount_rpc::watch::Config::default());
     assert_eq!(config.api, headcount_api::Config::default());
+    assert_eq!(config.realtime, headcount_api::RealtimeConfig::default());
     assert_eq!(config.settings, Settings::default());
 }
 

@@ -10,6 +10,7 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("wire", &["model"]),
     ("access", &["model"]),
+    ("realtime", &["model", "access"]),
     // pure stages: what two of them share is a word, and words live in `model`
     ("gateway", &["model"]),
     ("region", &["model"]),
@@ -21,7 +22,7 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
     // shells: they never import each other
     ("consensus", &["model", "wire", "coordinator", "placement"]),
     ("rpc", &["model", "wire"]),
-    ("api", &["model", "access"]),
+    ("api", &["model", "access", "realtime"]),
     ("integrations", &["model"]),
     ("client", &["model", "wire"]),
     // composition

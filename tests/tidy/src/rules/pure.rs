@@ -8,6 +8,7 @@ use crate::{Fault, Tree};
 pub(crate) const PURE: &[&str] = &[
     "model",
     "access",
+    "realtime",
     "gateway",
     "region",
     "gossip",

@@ -1,0 +1,736 @@
+//! What a connection does on its channels: attach, detach, publish, enter.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use headcount_access::{AccessError, Operation, QualifiedName};
+use headcount_model::{ChannelName, MemberId, Occupancy, Refusal, RefusalCode, ReportItem};
+use headcount_realtime::{
+    AttachParams, Broadcast, ChannelModes, Content, Envelope, Message, OccupancyParam,
+    PresenceAction, PresenceId, PresenceMessage, ProtocolError, PublishResult, ServerFrame, flags,
+};
+use tokio::time::Instant;
+
+use super::attachments::{Attachment, Kind};
+use super::connection::Connection;
+use super::hub::{Attaching, Place, Since};
+use super::lifecycle::LIFECYCLE;
+use super::mailbox::{AttachmentId, Delivery};
+use super::occupancy;
+use super::transport::{Broken, Transport};
+use crate::telemetry;
+
+/// Members in one page of a SYNC: well below the largest frame that clients are told.
+const SYNC_MEMBERS: usize = 100;
+
+/// What an ATTACH came to, and what is sent for it after the ATTACHED.
+pub(super) struct Joined {
+    pub(super) attached: ServerFrame,
+    /// Messages with their serials, as far as they have one.
+    pub(super) backlog: Vec<(Option<String>, Arc<Broadcast>)>,
+    pub(super) members: Vec<PresenceMessage>,
+    pub(super) occupancy: Option<(OccupancyParam, Occupancy)>,
+}
+
+impl Joined {
+    /// Nothing but the frame.
+    pub(super) fn bare(attached: ServerFrame) -> Self {
+        Self {
+            attached,
+            backlog: Vec::new(),
+            members: Vec::new(),
+            occupancy: None,
+        }
+    }
+}
+
+impl Connection {
+    /// Attaches, or changes what is attached.
+    pub(super) async fn attach(
+        &mut self,
+        transport: &mut Transport,
+        channel: &str,
+        serial: Option<&str>,
+        params: &BTreeMap<String, String>,
+        bits: u64,
+    ) -> Result<(), Broken> {
+        let prepared = self.prepare(channel, params, bits);
+        let joined = match prepared {
+            Ok((place, params)) if &*place.name == LIFECYCLE => {
+                self.attach_lifecycle(channel, place, params, serial).await
+            }
+            Ok((place, params)) => self.join(channel, place, params, serial).await,
+            Err(error) => Err(error),
+        };
+        match joined {
+            Ok(joined) => self.tell_joined(transport, channel, joined).await,
+            Err(error) => {
+                self.drop_attachment(channel);
+                let channel = Some(channel.to_owned());
+                transport.feed(&ServerFrame::Error { channel, error }).await
+            }
+        }
+    }
+
+    /// Judges an ATTACH: which channel it is, and what of it is permitted.
+    fn prepare(
+        &self,
+        channel: &str,
+        params: &BTreeMap<String, String>,
+        bits: u64,
+    ) -> Result<(Place, AttachParams), ProtocolError> {
+        self.credential.may_attach(channel)?;
+        let name = QualifiedName::parse(channel).map_err(|fault| {
+            ProtocolError::from(AccessError::InvalidChannelName {
+                name: channel.chars().take(64).collect(),
+                fault,
+            })
+        })?;
+        let params = AttachParams::resolve(name.params(), params, bits)?;
+        if params.occupancy.is_some() {
+            self.credential.may(Operation::ChannelMetadata, channel)?;
+        }
+        let max = self.realtime.config.channels_max;
+        if self.attachments.get(channel).is_none() && self.attachments.len() >= max {
+            telemetry::rejected("channels_per_connection");
+            let message = format!("the connection has {max} channels, as many as it may");
+            return Err(ProtocolError::new(90010, 400, message));
+        }
+        if !name.is_metachannel() {
+            ChannelName::new(name.base())
+                .map_err(|error| ProtocolError::new(40010, 400, error.to_string()))?;
+        } else if !super::METACHANNELS.contains(&&*name.channel()) {
+            let known = super::METACHANNELS.join(", ");
+            let message = format!("there is no such metachannel; there are {known}");
+            return Err(ProtocolError::new(40400, 404, message));
+        }
+        let place = Place {
+            app: self.app.clone(),
+            name: name.channel().into(),
+        };
+        Ok((place, params))
+    }
+
+    /// Returns what is in effect of the modes that a client asked for.
+    pub(super) fn effective(
+        &self,
+        channel: &str,
+        params: &AttachParams,
+    ) -> Result<ChannelModes, ProtocolError> {
+        let permitted = ChannelModes::permitted(&self.credential, channel);
+        let modes = params.modes.intersection(permitted);
+        if modes.is_empty() {
+            let message = "the capability permits none of the modes that were asked for";
+            return Err(ProtocolError::new(40160, 401, message));
+        }
+        Ok(modes)
+    }
+
+    /// Attaches to a channel that counts, or to one that the relay carries.
+    async fn join(
+        &mut self,
+        channel: &str,
+        place: Place,
+        params: AttachParams,
+        serial: Option<&str>,
+    ) -> Result<Joined, ProtocolError> {
+        let modes = self.effective(channel, &params)?;
+        let kind = match ChannelName::new(&place.name) {
+            Ok(name) => Kind::Counted(name),
+            Err(_) => Kind::Relayed,
+        };
+        let former = self.attachments.get_mut(channel).map(|former| {
+            let members = std::mem::take(&mut former.members);
+            (former.id, former.modes, former.paused, members)
+        });
+        if let Kind::Counted(name) = &kind {
+            let item = ReportItem::Attach {
+                connection: self.id.clone(),
+                channel: name.clone(),
+                modes: modes.counted(),
+            };
+            self.count(vec![item]).await?;
+        }
+        let live = former.as_ref().is_some_and(|(_, _, paused, _)| !paused);
+        let since = match (live, serial, params.rewind) {
+            (true, _, _) | (false, None, None) => Since::Now,
+            (false, Some(serial), _) => Since::Serial(serial),
+            (false, None, Some(rewind)) => Since::Rewind(rewind),
+        };
+        let attached = self.realtime.hub.attach(
+            &place,
+            Attaching {
+                mailbox: &self.mailbox,
+                connection: &self.names.id,
+                modes,
+                echo: self.echo,
+                since,
+                former: former.as_ref().map(|(id, ..)| *id),
+            },
+        );
+        let occupancy = match (&kind, params.occupancy) {
+            (Kind::Counted(name), Some(param)) => {
+                // What the log says does not hold this attachment as it is now.
+                let before = former.as_ref().map_or(Occupancy::ZERO, |(_, modes, ..)| {
+                    modes.counted().occupancy()
+                });
+                let own = modes.counted().occupancy();
+                let id = attached.id;
+                self.realtime.hub.follow(&place, id, &self.mailbox, param);
+                let follows = &self.realtime.occupancy;
+                follows.follow(&self.realtime, &self.app).await;
+                let known = occupancy::at_attach(&self.realtime, &self.app, name, before, own);
+                let known = known.await;
+                self.realtime.hub.followed_from(&place, id, known);
+                Some((param, known))
+            }
+            (Kind::Counted(_) | Kind::Relayed | Kind::Lifecycle(_), _) => None,
+        };
+        let shows_members = modes.contains(ChannelModes::PRESENCE_SUBSCRIBE);
+        let members = if shows_members {
+            attached.members
+        } else {
+            Vec::new()
+        };
+        let told = [
+            (!members.is_empty(), flags::HAS_PRESENCE),
+            (attached.continuous, flags::RESUMED),
+            (
+                matches!(since, Since::Rewind(_)) && !attached.backlog.is_empty(),
+                flags::HAS_BACKLOG,
+            ),
+        ];
+        let told = told.iter().filter(|(is, _)| *is).map(|(_, flag)| flag);
+        let bits = told.fold(modes.flags(), |bits, flag| bits | flag);
+        let frame = ServerFrame::Attached {
+            channel: channel.to_owned(),
+            channel_serial: Some(attached.serial.clone()),
+            flags: bits,
+            params: params.echo.clone(),
+            error: None,
+        };
+        let attachment = Attachment {
+            id: attached.id,
+            place,
+            kind,
+            params,
+            modes,
+            members: former.map(|(.., members)| members).unwrap_or_default(),
+            paused: false,
+            serial: Some(attached.serial),
+        };
+        self.attachments.insert(channel, attachment);
+        let serial = |number| Some(self.realtime.hub.serial(number));
+        let backlog = attached.backlog.into_iter();
+        Ok(Joined {
+            attached: frame,
+            backlog: backlog
+                .map(|(number, broadcast)| (serial(number), broadcast))
+                .collect(),
+            members,
+            occupancy,
+        })
+    }
+
+    async fn tell_joined(
+        &mut self,
+        transport: &mut Transport,
+        channel: &str,
+        joined: Joined,
+    ) -> Result<(), Broken> {
+        transport.feed(&joined.attached).await?;
+        sync_members(transport, channel, &joined.members).await?;
+        let format = transport.query.format;
+        for (serial, broadcast) in joined.backlog {
+            let payload = broadcast.frame(format, channel, serial.as_deref());
+            transport.feed_payload(payload).await?;
+        }
+        if let Some((param, known)) = joined.occupancy {
+            let frame = self.occupancy_frame(channel, param, &known);
+            transport.feed(&frame).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends messages and presence that others left.
+    pub(super) async fn deliver(
+        &mut self,
+        transport: &mut Transport,
+        delivery: Delivery,
+    ) -> Result<(), Broken> {
+        let Some((channel, attachment)) = self.attachments.live(delivery.attachment) else {
+            return Ok(());
+        };
+        let serial = delivery
+            .serial
+            .map(|serial| self.realtime.hub.serial(serial));
+        let format = transport.query.format;
+        let payload = delivery.broadcast.frame(format, channel, serial.as_deref());
+        if serial.is_some() {
+            attachment.serial = serial;
+        }
+        telemetry::realtime_deliveries_total.count(1);
+        transport.feed_payload(payload).await
+    }
+
+    /// Sends the newest counts.
+    pub(super) async fn tell_occupancy(
+        &mut self,
+        transport: &mut Transport,
+        id: AttachmentId,
+        occupancy: &Occupancy,
+    ) -> Result<(), Broken> {
+        let Some((channel, attachment)) = self.attachments.live(id) else {
+            return Ok(());
+        };
+        let Some(param) = attachment.params.occupancy else {
+            return Ok(());
+        };
+        let channel = Arc::clone(channel);
+        let frame = self.occupancy_frame(&channel, param, occupancy);
+        transport.feed(&frame).await
+    }
+
+    fn occupancy_frame(
+        &self,
+        channel: &str,
+        param: OccupancyParam,
+        occupancy: &Occupancy,
+    ) -> ServerFrame {
+        let message = occupancy::message(param, occupancy);
+        ServerFrame::Message {
+            channel: channel.to_owned(),
+            channel_serial: None,
+            envelope: Envelope {
+                id: Some(self.realtime.draw_id()),
+                timestamp_ms: Some(self.realtime.ports.clock.wall().0),
+                connection_id: None,
+            },
+            messages: vec![message],
+        }
+    }
+
+    /// Detaches a channel of which the client could not take what was left for it; the client
+    /// attaches again at once, where it was.
+    pub(super) async fn shed(
+        &mut self,
+        transport: &mut Transport,
+        id: AttachmentId,
+    ) -> Result<(), Broken> {
+        let Some((channel, _)) = self.attachments.live(id) else {
+            return Ok(());
+        };
+        let channel = channel.to_string();
+        let message = "messages came faster than they were taken: attach again to go on";
+        let error = Some(ProtocolError::new(80020, 400, message));
+        self.drop_attachment(&channel);
+        transport
+            .feed(&ServerFrame::Detached { channel, error })
+            .await
+    }
+
+    /// Detaches as the client wishes.
+    pub(super) async fn detach(
+        &mut self,
+        transport: &mut Transport,
+        channel: &str,
+    ) -> Result<(), Broken> {
+        self.drop_attachment(channel);
+        let channel = channel.to_owned();
+        let frame = ServerFrame::Detached {
+            channel,
+            error: None,
+        };
+        transport.feed(&frame).await
+    }
+
+    /// Lets go of an attachment, with its members.
+    pub(super) fn drop_attachment(&mut self, channel: &str) {
+        let Some(attachment) = self.attachments.remove(channel) else {
+            return;
+        };
+        self.realtime.hub.detach(&attachment.place, attachment.id);
+        let Kind::Counted(name) = &attachment.kind else {
+            return;
+        };
+        self.leave_members(&attachment.place, attachment.members);
+        // The same channel may be attached under another spelling, such as one with params.
+        if self.is_attached_otherwise(&attachment.place) {
+            return;
+        }
+        let item = ReportItem::Detach {
+            connection: self.id.clone(),
+            channel: name.clone(),
+        };
+        let app = self.app.clone();
+        self.realtime.ports.counting.uncount(app, vec![item]);
+    }
+
+    fn is_attached_otherwise(&self, place: &Place) -> bool {
+        self.attachments
+            .iter()
+            .any(|(_, other)| other.place == *place)
+    }
+
+    /// Lets go of everything that would outlive the connection; what counts is forgotten at once
+    /// by the caller.
+    pub(super) fn detach_all(&mut self) {
+        self.members_leave();
+        for (_, attachment) in self.attachments.iter() {
+            self.realtime.hub.detach(&attachment.place, attachment.id);
+        }
+    }
+
+    /// Tells that the connection's members are gone.
+    pub(super) fn members_leave(&self) {
+        for (_, attachment) in self.attachments.iter() {
+            self.leave_members(&attachment.place, attachment.members.clone());
+        }
+    }
+
+    fn leave_members(&self, place: &Place, members: BTreeMap<String, PresenceMessage>) {
+        if members.is_empty() {
+            return;
+        }
+        let at = self.realtime.ports.clock.wall().0;
+        let leaves = members.into_values().map(|member| PresenceMessage {
+            // Not one of the connection's own, so that clients go by the time.
+            id: Some(self.realtime.draw_id()),
+            action: PresenceAction::Leave,
+            timestamp_ms: Some(at),
+            ..member
+        });
+        let leaves = leaves.collect();
+        self.tell_presence(place, None, leaves);
+    }
+
+    /// Makes everything count again after a while in which nothing did.
+    pub(super) async fn wake(&mut self) {
+        let mut items = Vec::new();
+        for (_, attachment) in self.attachments.iter() {
+            let Kind::Counted(name) = &attachment.kind else {
+                continue;
+            };
+            items.push(ReportItem::Attach {
+                connection: self.id.clone(),
+                channel: name.clone(),
+                modes: attachment.modes.counted(),
+            });
+            items.extend(attachment.members.keys().filter_map(|client_id| {
+                Some(ReportItem::PresenceEnter {
+                    connection: self.id.clone(),
+                    channel: name.clone(),
+                    member: MemberId::new(client_id).ok()?,
+                })
+            }));
+        }
+        if items.is_empty() {
+            return;
+        }
+        // What is refused now is refused again when the client attaches.
+        let app = self.app.clone();
+        let _refused = self.realtime.ports.counting.report(app, items).await;
+        let at = self.realtime.ports.clock.wall().0;
+        for (_, attachment) in self.attachments.iter() {
+            let members = attachment.members.values();
+            let enters = members.map(|member| PresenceMessage {
+                id: Some(self.realtime.draw_id()),
+                action: PresenceAction::Enter,
+                timestamp_ms: Some(at),
+                ..member.clone()
+            });
+            let enters: Vec<_> = enters.collect();
+            if !enters.is_empty() {
+                self.tell_presence(&attachment.place, None, enters);
+            }
+        }
+    }
+
+    /// Sends what was missed on every channel, for clients that do not attach again by themselves.
+    pub(super) async fn replay_all(&mut self, transport: &mut Transport) -> Result<(), Broken> {
+        let paused = self.attachments.iter().filter(|(_, held)| held.paused);
+        let paused: Vec<_> = paused
+            .map(|(channel, held)| {
+                let (params, modes) = (held.params.echo.clone(), held.params.modes);
+                (channel.to_string(), held.serial.clone(), params, modes)
+            })
+            .collect();
+        for (channel, serial, params, modes) in paused {
+            let bits = modes.flags();
+            self.attach(transport, &channel, serial.as_deref(), &params, bits)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Holds every attachment against a new credential.
+    pub(super) async fn repermit(&mut self, transport: &mut Transport) -> Result<(), Broken> {
+        let channels: Vec<String> = self
+            .attachments
+            .iter()
+            .map(|(channel, _)| channel.to_string())
+            .collect();
+        for channel in channels {
+            let Some(attachment) = self.attachments.get(&channel) else {
+                continue;
+            };
+            let may_follow = match attachment.params.occupancy {
+                Some(_) => self.credential.may(Operation::ChannelMetadata, &channel),
+                None => Ok(()),
+            };
+            let effective = may_follow
+                .map_err(ProtocolError::from)
+                .and_then(|()| self.effective(&channel, &attachment.params));
+            match effective {
+                Ok(modes) if modes == attachment.modes => {}
+                Ok(_) => {
+                    let params = attachment.params.echo.clone();
+                    let bits = attachment.params.modes.flags();
+                    let serial = attachment.serial.clone();
+                    self.attach(transport, &channel, serial.as_deref(), &params, bits)
+                        .await?;
+                }
+                Err(error) => {
+                    self.drop_attachment(&channel);
+                    let channel = Some(channel);
+                    transport
+                        .feed(&ServerFrame::Error { channel, error })
+                        .await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes to a channel, attached or not.
+    pub(super) async fn publish(
+        &mut self,
+        channel: &str,
+        msg_serial: u64,
+        messages: Vec<Message>,
+    ) -> Result<PublishResult, ProtocolError> {
+        let name = self.may_change(channel, Operation::Publish, ChannelModes::PUBLISH)?;
+        self.take_rate(messages.len())?;
+        let envelope = Envelope {
+            id: Some(format!("{}:{msg_serial}", self.names.id)),
+            timestamp_ms: Some(self.realtime.ports.clock.wall().0),
+            connection_id: Some(self.names.id.to_string()),
+        };
+        let messages = messages.into_iter().map(|message| {
+            let named = message.client_id.as_deref();
+            let client_id = self.identity.publisher(named)?.map(str::to_owned);
+            Ok::<_, AccessError>(Message {
+                client_id,
+                ..message
+            })
+        });
+        let messages = messages.collect::<Result<Vec<_>, _>>()?;
+        let count = messages.len();
+        let broadcast = Arc::new(Broadcast::new(envelope, Content::Messages(messages)));
+        let serial = self
+            .realtime
+            .publish(&self.app, &name, Some(&self.names.id), &broadcast);
+        let serials = (0..count).map(|index| format!("{serial}:{index}"));
+        Ok(PublishResult {
+            serials: serials.collect(),
+        })
+    }
+
+    /// Changes the presence set of a channel.
+    pub(super) async fn change_presence(
+        &mut self,
+        channel: &str,
+        msg_serial: u64,
+        items: Vec<PresenceMessage>,
+    ) -> Result<(), ProtocolError> {
+        let name = self.may_change(channel, Operation::Presence, ChannelModes::PRESENCE)?;
+        let Some(attachment) = self.attachments.get(channel) else {
+            let message = "presence needs the channel to be attached";
+            return Err(ProtocolError::new(91001, 400, message));
+        };
+        let place = attachment.place.clone();
+        self.take_rate(items.len())?;
+        let at = self.realtime.ports.clock.wall().0;
+        let mut changes = Vec::new();
+        let mut reports = Vec::new();
+        for (index, item) in (0..).zip(items) {
+            let client_id = self.identity.member(item.client_id.as_deref())?.to_owned();
+            let member = MemberId::new(&client_id)
+                .map_err(|error| ProtocolError::new(40012, 400, error.to_string()))?;
+            let (connection, channel) = (self.id.clone(), name.clone());
+            reports.push(match item.action {
+                PresenceAction::Leave | PresenceAction::Absent => ReportItem::PresenceLeave {
+                    connection,
+                    channel,
+                    member,
+                },
+                PresenceAction::Enter | PresenceAction::Update | PresenceAction::Present => {
+                    ReportItem::PresenceEnter {
+                        connection,
+                        channel,
+                        member,
+                    }
+                }
+            });
+            let id = PresenceId {
+                connection_id: &self.names.id,
+                msg_serial,
+                index,
+            };
+            changes.push(PresenceMessage {
+                id: Some(id.to_string()),
+                client_id: Some(client_id),
+                connection_id: Some(self.names.id.to_string()),
+                timestamp_ms: Some(at),
+                ..item
+            });
+        }
+        self.realtime.hub.has_room(&place, &changes)?;
+        self.count(reports).await?;
+        self.tell_presence(&place, Some(msg_serial), changes.clone());
+        if let Some(attachment) = self.attachments.get_mut(channel) {
+            for change in changes {
+                let client_id = change.client_id.clone().unwrap_or_default();
+                match change.action {
+                    PresenceAction::Leave | PresenceAction::Absent => {
+                        attachment.members.remove(&client_id);
+                    }
+                    PresenceAction::Enter | PresenceAction::Update | PresenceAction::Present => {
+                        attachment.members.insert(client_id, change);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_presence(&self, place: &Place, msg_serial: Option<u64>, changes: Vec<PresenceMessage>) {
+        let envelope = Envelope {
+            id: Some(match msg_serial {
+                Some(msg_serial) => format!("{}:{msg_serial}", self.names.id),
+                None => self.realtime.draw_id(),
+            }),
+            timestamp_ms: Some(self.realtime.ports.clock.wall().0),
+            connection_id: Some(self.names.id.to_string()),
+        };
+        let content = Content::Presence(changes.clone());
+        let broadcast = Arc::new(Broadcast::new(envelope, content));
+        self.realtime.hub.presence(place, changes, &broadcast);
+    }
+
+    /// Sends the presence set.
+    pub(super) async fn sync(
+        &mut self,
+        transport: &mut Transport,
+        channel: &str,
+    ) -> Result<(), Broken> {
+        let Some(attachment) = self.attachments.get(channel) else {
+            return Ok(());
+        };
+        if !attachment.modes.contains(ChannelModes::PRESENCE_SUBSCRIBE) {
+            return Ok(());
+        }
+        let members = self.realtime.hub.members(&attachment.place);
+        if members.is_empty() {
+            let frame = ServerFrame::Sync {
+                channel: channel.to_owned(),
+                channel_serial: format!("{}:", self.realtime.draw_id()),
+                presence: Vec::new(),
+            };
+            return transport.feed(&frame).await;
+        }
+        sync_members(transport, channel, &members).await
+    }
+
+    /// Judges a change of a channel: by the attachment's modes if it is attached, else by what is
+    /// permitted.
+    fn may_change(
+        &self,
+        channel: &str,
+        operation: Operation,
+        mode: ChannelModes,
+    ) -> Result<ChannelName, ProtocolError> {
+        self.credential.may(operation, channel)?;
+        let parsed = QualifiedName::parse(channel).ok();
+        let name = parsed
+            .filter(|name| !name.is_metachannel())
+            .ok_or_else(|| ProtocolError::new(40160, 401, "metachannels are only read"))?;
+        let name = ChannelName::new(name.base())
+            .map_err(|error| ProtocolError::new(40010, 400, error.to_string()))?;
+        if let Some(attachment) = self.attachments.get(channel)
+            && !attachment.modes.contains(mode)
+        {
+            let message = "the channel was attached without the mode that this needs";
+            return Err(ProtocolError::new(40165, 401, message));
+        }
+        Ok(name)
+    }
+
+    fn take_rate(&mut self, count: usize) -> Result<(), ProtocolError> {
+        let rate = self.realtime.config.inbound_rate;
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        if self.inbound.take(rate, count, Instant::now()) {
+            return Ok(());
+        }
+        telemetry::rejected("message_rate");
+        let message = format!(
+            "more than {} messages in a second (metric = connection.inboundRate)",
+            rate.per_second
+        );
+        Err(ProtocolError::new(42911, 429, message))
+    }
+
+    /// Counts what the connection did; the first thing that is refused is an error.
+    async fn count(&mut self, items: Vec<ReportItem>) -> Result<(), ProtocolError> {
+        let refusals = self
+            .realtime
+            .ports
+            .counting
+            .report(self.app.clone(), items)
+            .await;
+        refusals
+            .into_iter()
+            .next()
+            .map_or(Ok(()), |refusal| Err(refused(&refusal)))
+    }
+}
+
+/// What a client is told of a change that does not count.
+fn refused(refusal: &Refusal) -> ProtocolError {
+    let (code, status) = match refusal.reason.code() {
+        RefusalCode::Overloaded => (90021, 429),
+        RefusalCode::NotAttached => (91001, 400),
+        RefusalCode::NoPresenceMode => (40165, 401),
+        RefusalCode::NotPermitted => (40160, 401),
+        RefusalCode::InvalidName => (40010, 400),
+        RefusalCode::UnknownItem
+        | RefusalCode::InvalidModes
+        | RefusalCode::InvalidCount
+        | RefusalCode::Mixed => (50001, 500),
+    };
+    ProtocolError::new(code, status, refusal.reason.to_string())
+}
+
+/// Sends a presence set in pages, of which only the last has no cursor.
+async fn sync_members(
+    transport: &mut Transport,
+    channel: &str,
+    members: &[PresenceMessage],
+) -> Result<(), Broken> {
+    let pages = members.chunks(SYNC_MEMBERS);
+    let last = pages.len().saturating_sub(1);
+    for (index, page) in pages.enumerate() {
+        let cursor = if index == last {
+            String::new()
+        } else {
+            (index + 1).to_string()
+        };
+        let frame = ServerFrame::Sync {
+            channel: channel.to_owned(),
+            channel_serial: format!("sync:{cursor}"),
+            presence: page.to_vec(),
+        };
+        transport.feed(&frame).await?;
+    }
+    Ok(())
+}

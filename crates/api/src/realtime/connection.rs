@@ -1,0 +1,530 @@
+//! The task of one connection, through all of its transports to its end.
+//!
+//! ```text
+//! connect ──▶ served by a transport ──lost──▶ parked ──grace──▶ dormant ──window──▶ over
+//!                    ▲                           │                 │
+//!                    └────────── resume ─────────┴─────────────────┘
+//! ```
+//!
+//! A parked connection counts; a dormant one does not, but can still be resumed. Whatever ends a
+//! connection, its attachments and members leave with it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use headcount_access::{ClientIdRule, Credential, Presented, authenticate};
+use headcount_model::{AppId, ConnectionId};
+use headcount_realtime::{ClientFrame, ConnectionDetails, ProtocolError, ServerFrame};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::Realtime;
+use super::attachments::Attachments;
+use super::mailbox::{Mailbox, Order};
+use super::rates::Bucket;
+use super::registry::Names;
+use super::transport::{Broken, Incoming, Transport};
+use crate::server::{Phase, until};
+use crate::telemetry;
+
+/// How long before its end a token is asked to be renewed.
+const RENEWAL: Duration = Duration::from_secs(30);
+
+/// From this version of the protocol on, clients attach their channels again after a resume; older
+/// ones expect to be attached still.
+const REATTACHING_VERSION: u8 = 2;
+
+/// One connection.
+pub(crate) struct Connection {
+    pub(crate) realtime: Arc<Realtime>,
+    pub(crate) names: Names,
+    /// The same name as the gateway's.
+    pub(crate) id: ConnectionId,
+    pub(crate) app: AppId,
+    pub(crate) credential: Credential,
+    pub(crate) identity: ClientIdRule,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) attachments: Attachments,
+    pub(crate) echo: bool,
+    pub(crate) inbound: Bucket,
+    frames: Bucket,
+    /// Whether nothing of it counts, as it was away for too long.
+    dormant: bool,
+}
+
+/// How a transport's service ends.
+enum End {
+    /// The transport is gone; the client may come back.
+    Lost,
+    /// The client has come back over another transport.
+    Replaced(Box<Transport>),
+    /// The connection is over; what the client is still told, if anything.
+    Over(Option<ServerFrame>),
+    /// As `Lost`, but the client is told why.
+    Dropped(ProtocolError),
+}
+
+impl From<Broken> for End {
+    fn from(_: Broken) -> Self {
+        Self::Lost
+    }
+}
+
+impl Connection {
+    /// Makes a connection and registers it; refused if there are too many.
+    pub(crate) fn open(
+        realtime: &Arc<Realtime>,
+        app: AppId,
+        transport: &Transport,
+        identity: ClientIdRule,
+    ) -> Result<Self, ProtocolError> {
+        let names = Names::draw(&*realtime.ports.entropy);
+        let mailbox = Arc::default();
+        let app_max = realtime.config.app_connections_max;
+        if !realtime.registry.add(&names, &app, &mailbox, app_max) {
+            telemetry::rejected("app_connections");
+            let message = format!("the app has {app_max} connections on this node already");
+            return Err(ProtocolError::new(40111, 403, message));
+        }
+        let now = Instant::now();
+        Ok(Self {
+            realtime: Arc::clone(realtime),
+            id: ConnectionId::new(&names.id).expect("names of connections are short and printable"),
+            names,
+            app,
+            credential: transport.credential.clone(),
+            identity,
+            mailbox,
+            attachments: Attachments::default(),
+            echo: transport.query.echo,
+            inbound: Bucket::full(now),
+            frames: Bucket::full(now),
+            dormant: false,
+        })
+    }
+
+    /// Lives until the connection is over.
+    pub(crate) async fn run(mut self, transport: Transport, mut error: Option<ProtocolError>) {
+        let _entered = telemetry::realtime_connections.enter();
+        self.tell_lifecycle("connection.opened", None);
+        let mut transport = Box::new(transport);
+        let reason = loop {
+            match self.serve(&mut transport, error.take()).await {
+                End::Over(last) => {
+                    if let Some(frame) = &last {
+                        transport.end(frame).await;
+                    }
+                    break "closed";
+                }
+                End::Replaced(next) => {
+                    transport = next;
+                    continue;
+                }
+                End::Dropped(why) => {
+                    let frame = ServerFrame::Disconnected { error: why };
+                    transport.end(&frame).await;
+                }
+                End::Lost => drop(transport),
+            }
+            telemetry::realtime_drops_total.count(1);
+            match self.park().await {
+                Some(next) => transport = next,
+                None => break "timed out",
+            }
+        };
+        self.leave(reason).await;
+    }
+
+    /// Ends everything that the connection had. Resumes that come too late find nothing.
+    async fn leave(mut self, reason: &'static str) {
+        self.realtime.registry.remove(&self.names.id);
+        for order in self.mailbox.close() {
+            if let Order::Resume(late) = order {
+                let error = ProtocolError::new(80008, 400, "the connection has just ended");
+                late.end(&ServerFrame::Disconnected { error }).await;
+            }
+        }
+        self.detach_all();
+        let (app, id) = (self.app.clone(), self.id.clone());
+        self.realtime.ports.counting.forget(app, id);
+        self.tell_lifecycle("connection.closed", Some(reason));
+    }
+
+    /// Waits for the client to come back, and lets what counts go when that takes too long.
+    async fn park(&mut self) -> Option<Box<Transport>> {
+        let lost_at = Instant::now();
+        self.mailbox.pause(true);
+        self.attachments.pause();
+        let config = Arc::clone(&self.realtime.config);
+        let gone = lost_at + config.resume_window;
+        let mut phase = self.realtime.phase();
+        loop {
+            let dormant = lost_at + config.grace.min(config.resume_window);
+            let mailbox = Arc::clone(&self.mailbox);
+            tokio::select! {
+                () = mailbox.news() => {
+                    for order in self.mailbox.take().orders {
+                        match order {
+                            Order::Resume(transport) => {
+                                if let Some(transport) = self.take_up(transport).await {
+                                    return Some(transport);
+                                }
+                            }
+                            Order::End(_) => return None,
+                        }
+                    }
+                }
+                () = tokio::time::sleep_until(dormant), if !self.dormant => self.sleep(),
+                () = tokio::time::sleep_until(gone) => return None,
+                () = until(&mut phase, Phase::Draining) => return None,
+            }
+        }
+    }
+
+    /// Takes up a new transport, if it is the same client's.
+    async fn take_up(&mut self, transport: Box<Transport>) -> Option<Box<Transport>> {
+        let credential = &transport.credential;
+        let named = transport.query.client_id.as_deref();
+        let identity = credential
+            .takes_over(&self.credential, &self.identity)
+            .and_then(|identity| identity.narrow(named));
+        match identity {
+            Ok(identity) => {
+                self.identity = identity;
+                self.credential = credential.clone();
+                self.echo = transport.query.echo;
+                self.mailbox.pause(false);
+                if std::mem::take(&mut self.dormant) {
+                    self.wake().await;
+                }
+                telemetry::realtime_resumes_total.count(1);
+                Some(transport)
+            }
+            Err(error) => {
+                let error = error.into();
+                let frame = ServerFrame::Error {
+                    channel: None,
+                    error,
+                };
+                transport.end(&frame).await;
+                None
+            }
+        }
+    }
+
+    /// Lets nothing of the connection count any more.
+    fn sleep(&mut self) {
+        self.dormant = true;
+        self.members_leave();
+        let (app, id) = (self.app.clone(), self.id.clone());
+        self.realtime.ports.counting.forget(app, id);
+    }
+
+    /// Serves the client over one transport.
+    async fn serve(&mut self, transport: &mut Transport, error: Option<ProtocolError>) -> End {
+        match self.serving(transport, error).await {
+            Ok(end) | Err(end) => end,
+        }
+    }
+
+    async fn serving(
+        &mut self,
+        transport: &mut Transport,
+        error: Option<ProtocolError>,
+    ) -> Result<End, End> {
+        transport.send(&self.connected(error)).await?;
+        let version = transport.query.version.unwrap_or(REATTACHING_VERSION);
+        if version < REATTACHING_VERSION {
+            self.replay_all(transport).await?;
+        }
+        let every = self.realtime.config.heartbeat_interval;
+        let mut ticks = tokio::time::interval_at(Instant::now() + every, every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = Instant::now();
+        let mut phase = self.realtime.phase();
+        // The end of the token for which a renewal was asked.
+        let mut asked = None;
+        loop {
+            let mailbox = Arc::clone(&self.mailbox);
+            let expires_at_ms = self.credential.expires_at_ms();
+            let is_asked = asked.is_some() && asked == expires_at_ms;
+            let expiry = self.expiry(is_asked);
+            tokio::select! {
+                incoming = transport.next() => {
+                    heard = Instant::now();
+                    match incoming {
+                        Incoming::Payload(payload) => {
+                            if let Some(end) = self.payload(transport, &payload).await? {
+                                return Ok(end);
+                            }
+                        }
+                        Incoming::Alive => {}
+                        Incoming::Gone => return Ok(End::Lost),
+                    }
+                }
+                () = mailbox.news() => {
+                    if let Some(end) = self.mail(transport).await? {
+                        return Ok(end);
+                    }
+                }
+                item = self.attachments.watches.next(), if !self.attachments.watches.is_empty() => {
+                    if let Some((attachment, item)) = item {
+                        self.told(transport, attachment, item).await?;
+                    }
+                }
+                _ = ticks.tick() => {
+                    if heard.elapsed() > 2 * every {
+                        telemetry::rejected("silent");
+                        return Ok(End::Lost);
+                    }
+                    if let Err(error) = self.realtime.ports.access.check(&self.credential) {
+                        return Ok(End::Dropped(error.into()));
+                    }
+                    if transport.query.heartbeats {
+                        transport.feed(&ServerFrame::Heartbeat { id: None }).await?;
+                    }
+                    transport.ping().await?;
+                }
+                () = sleep_until(expiry) => {
+                    if is_asked {
+                        let now_ms = self.realtime.ports.clock.wall().0;
+                        if let Err(error) = self.credential.check_expiry(now_ms) {
+                            return Ok(End::Dropped(error.into()));
+                        }
+                    }
+                    asked = expires_at_ms;
+                    transport.send(&ServerFrame::Auth).await?;
+                }
+                () = until(&mut phase, Phase::Draining) => {
+                    let message = "this node shuts down: connect to another";
+                    let error = ProtocolError::new(80003, 503, message);
+                    return Ok(End::Over(Some(ServerFrame::Disconnected { error })));
+                }
+            }
+        }
+    }
+
+    /// When the token is to be renewed, or once that was asked for, when it ends.
+    fn expiry(&self, asked: bool) -> Option<Instant> {
+        let expires_at_ms = self.credential.expires_at_ms()?;
+        let now_ms = self.realtime.ports.clock.wall().0;
+        let left = Duration::from_millis(expires_at_ms.saturating_sub(now_ms));
+        let left = if asked {
+            left
+        } else {
+            left.saturating_sub(RENEWAL)
+        };
+        Some(Instant::now() + left)
+    }
+
+    fn connected(&self, error: Option<ProtocolError>) -> ServerFrame {
+        let config = &self.realtime.config;
+        let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let source = &self.realtime.ports.source;
+        ServerFrame::Connected {
+            connection_id: self.names.id.to_string(),
+            details: Box::new(ConnectionDetails {
+                client_id: self.identity.announced().map(str::to_owned),
+                connection_key: self.names.key(),
+                max_message_size: config.message_bytes_max as u64,
+                max_frame_size: config.frame_bytes_max as u64,
+                max_inbound_rate: u64::from(config.inbound_rate.per_second),
+                connection_state_ttl_ms: ms(config.resume_window),
+                max_idle_interval_ms: ms(config.heartbeat_interval),
+                server_id: format!("{}.{}", source.region, source.node),
+                site_code: Some(source.region.to_string()),
+            }),
+            error,
+        }
+    }
+
+    /// Does what a frame asks for.
+    async fn payload(
+        &mut self,
+        transport: &mut Transport,
+        payload: &[u8],
+    ) -> Result<Option<End>, Broken> {
+        let now = Instant::now();
+        let config = Arc::clone(&self.realtime.config);
+        if !self.frames.take(config.frame_rate, 1, now) {
+            telemetry::rejected("frame_rate");
+            let message = format!(
+                "more than {} frames in a second (metric = connection.inboundRate)",
+                config.frame_rate.per_second
+            );
+            let error = ProtocolError::new(42924, 429, message);
+            let frame = ServerFrame::Error {
+                channel: None,
+                error,
+            };
+            return Ok(Some(End::Over(Some(frame))));
+        }
+        let limits = self.realtime.limits();
+        let frame = match ClientFrame::decode(transport.query.format, payload, &limits) {
+            Ok(frame) => frame,
+            Err(refused) => {
+                telemetry::rejected("malformed_frame");
+                let reply = refused.reply();
+                if matches!(&reply, ServerFrame::Error { channel: None, .. }) {
+                    return Ok(Some(End::Over(Some(reply))));
+                }
+                transport.send(&reply).await?;
+                return Ok(None);
+            }
+        };
+        match frame {
+            ClientFrame::Heartbeat { id } => {
+                if id.is_some() {
+                    transport.feed(&ServerFrame::Heartbeat { id }).await?;
+                }
+            }
+            ClientFrame::Close => return Ok(Some(End::Over(Some(ServerFrame::Closed)))),
+            ClientFrame::Disconnect => return Ok(Some(End::Lost)),
+            ClientFrame::Attach {
+                channel,
+                channel_serial,
+                params,
+                flags,
+            } => {
+                let serial = channel_serial.as_deref();
+                self.attach(transport, &channel, serial, &params, flags)
+                    .await?;
+            }
+            ClientFrame::Detach { channel } => self.detach(transport, &channel).await?,
+            ClientFrame::Presence {
+                channel,
+                msg_serial,
+                items,
+            } => {
+                let outcome = self.change_presence(&channel, msg_serial, items).await;
+                let results = outcome.map(|()| Vec::new());
+                transport.feed(&acknowledge(msg_serial, results)).await?;
+            }
+            ClientFrame::Message {
+                channel,
+                msg_serial,
+                messages,
+            } => {
+                let outcome = self.publish(&channel, msg_serial, messages).await;
+                let results = outcome.map(|result| vec![result]);
+                transport.feed(&acknowledge(msg_serial, results)).await?;
+            }
+            ClientFrame::Sync { channel, .. } => self.sync(transport, &channel).await?,
+            ClientFrame::Auth { access_token } => {
+                if let Some(end) = self.renew(transport, &access_token).await? {
+                    return Ok(Some(end));
+                }
+            }
+            ClientFrame::Unknown { msg_serial, .. } => {
+                if let Some(msg_serial) = msg_serial {
+                    let error = ProtocolError::new(
+                        40000,
+                        400,
+                        "this service does not carry objects or annotations",
+                    );
+                    transport.feed(&acknowledge(msg_serial, Err(error))).await?;
+                }
+            }
+        }
+        transport.flush().await?;
+        Ok(None)
+    }
+
+    /// Takes a new token, and lets go what it does not permit.
+    async fn renew(
+        &mut self,
+        transport: &mut Transport,
+        token: &str,
+    ) -> Result<Option<End>, Broken> {
+        let ports = &self.realtime.ports;
+        let now_ms = ports.clock.wall().0;
+        let judged = authenticate(&ports.access.apps(), Presented::TokenParam(token), now_ms)
+            .and_then(|credential| {
+                ports.access.check(&credential)?;
+                let identity = credential.takes_over(&self.credential, &self.identity)?;
+                Ok((credential, identity))
+            });
+        let (credential, identity) = match judged {
+            Ok(judged) => judged,
+            Err(error) => return Ok(Some(End::Dropped(error.into()))),
+        };
+        self.credential = credential;
+        self.identity = identity;
+        transport.feed(&self.connected(None)).await?;
+        self.repermit(transport).await?;
+        Ok(None)
+    }
+
+    /// Sends what others left.
+    async fn mail(&mut self, transport: &mut Transport) -> Result<Option<End>, Broken> {
+        let mail = self.mailbox.take();
+        for order in mail.orders {
+            match order {
+                Order::Resume(next) => {
+                    // The client came back before its old transport was found to be gone.
+                    self.mailbox.pause(true);
+                    self.attachments.pause();
+                    return Ok(match self.take_up(next).await {
+                        Some(next) => Some(End::Replaced(next)),
+                        None => Some(End::Lost),
+                    });
+                }
+                Order::End(error) => {
+                    let frame = ServerFrame::Error {
+                        channel: None,
+                        error,
+                    };
+                    return Ok(Some(End::Over(Some(frame))));
+                }
+            }
+        }
+        for delivery in mail.deliveries {
+            self.deliver(transport, delivery).await?;
+        }
+        for (attachment, occupancy) in mail.occupancy {
+            self.tell_occupancy(transport, attachment, &occupancy)
+                .await?;
+        }
+        for attachment in mail.lagging {
+            self.shed(transport, attachment).await?;
+        }
+        transport.flush().await?;
+        Ok(None)
+    }
+
+    /// Tells `[meta]connection.lifecycle`.
+    fn tell_lifecycle(&self, name: &'static str, reason: Option<&str>) {
+        let client_id = match &self.identity {
+            ClientIdRule::Fixed(id) => Some(id.as_str()),
+            ClientIdRule::Any | ClientIdRule::Anonymous => None,
+        };
+        self.realtime
+            .tell_connection(&self.app, name, &self.names.id, client_id, reason);
+    }
+}
+
+/// The answer to a frame that waits to be acknowledged.
+fn acknowledge(
+    msg_serial: u64,
+    outcome: Result<Vec<headcount_realtime::PublishResult>, ProtocolError>,
+) -> ServerFrame {
+    match outcome {
+        Ok(results) => ServerFrame::Ack {
+            msg_serial,
+            count: 1,
+            results,
+        },
+        Err(error) => ServerFrame::Nack {
+            msg_serial,
+            count: 1,
+            error,
+        },
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,208 @@
+//! The realtime protocol: clients that stay connected, are counted, and are told what happens.
+//!
+//! ```text
+//! websocket ──▶ upgrade ──▶ CONNECTION ──items──▶ the node's gateway ──▶ counts
+//!                            │    ▲
+//!                        publish  mailbox
+//!                            ▼    │
+//!                           HUB ──┘ subscribers, members and memory of this node's channels
+//!                            ▲
+//!            lifecycle watches, occupancy of the log, other nodes
+//! ```
+//!
+//! Each connection is a task ([`connection`]) with a bounded [`mailbox`]; a channel's fan-out never
+//! waits for any of them. A client that cannot keep up loses the channel with a place to go on
+//! from, and nobody else notices.
+
+mod attachments;
+mod channels;
+mod config;
+mod connection;
+mod hub;
+mod lifecycle;
+mod mailbox;
+mod meta;
+mod occupancy;
+mod rates;
+mod registry;
+mod transport;
+mod upgrade;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use headcount_model::{AppId, ChannelName, ReportItem};
+use headcount_realtime::{Broadcast, Content, Envelope, Limits, Message, Payload};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+
+pub use config::RealtimeConfig;
+pub use rates::Rate;
+pub(crate) use upgrade::upgrade;
+
+use self::hub::{Hub, Place};
+use self::lifecycle::Encodings;
+use self::rates::Bucket;
+use self::registry::Registry;
+use crate::ports::Ports;
+use crate::server::Phase;
+
+/// The metachannel of connections that come and go.
+const CONNECTIONS: &str = "[meta]connection.lifecycle";
+
+/// The metachannel of errors that no client could be told.
+const LOG: &str = "[meta]log";
+
+/// Every metachannel there is.
+const METACHANNELS: [&str; 3] = [lifecycle::LIFECYCLE, CONNECTIONS, LOG];
+
+/// Most lifecycle events that a rewind by time brings.
+const REWIND_EVENTS_MAX: usize = 1_000;
+
+/// How often channels forget what is too old.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// All realtime connections of a node, and the channels that they are attached to.
+pub(crate) struct Realtime {
+    config: Arc<RealtimeConfig>,
+    ports: Ports,
+    hub: Hub,
+    registry: Registry,
+    occupancy: occupancy::Follows,
+    encodings: Encodings,
+    connects: Mutex<Bucket>,
+    /// One permit per connection.
+    slots: Arc<Semaphore>,
+    phase: watch::Receiver<Phase>,
+    /// How long the node may take to answer a read.
+    read_timeout: Duration,
+}
+
+impl std::fmt::Debug for Realtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Realtime").finish_non_exhaustive()
+    }
+}
+
+impl Realtime {
+    pub(crate) fn new(
+        config: RealtimeConfig,
+        ports: Ports,
+        phase: watch::Receiver<Phase>,
+        read_timeout: Duration,
+    ) -> Self {
+        let config = Arc::new(config);
+        let boot = URL_SAFE_NO_PAD.encode(&ports.entropy.bytes()[..6]);
+        Self {
+            hub: Hub::new(Arc::clone(&config), boot),
+            registry: Registry::default(),
+            occupancy: occupancy::Follows::default(),
+            encodings: Encodings::default(),
+            connects: Mutex::new(Bucket::full(Instant::now())),
+            slots: Arc::new(Semaphore::new(config.connections_max)),
+            config,
+            ports,
+            phase,
+            read_timeout,
+        }
+    }
+
+    /// Lets channels forget, as long as the server runs.
+    pub(crate) async fn sweep(&self) {
+        let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+        loop {
+            ticks.tick().await;
+            self.hub.sweep();
+        }
+    }
+
+    fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.clone()
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            frame_bytes_max: self.config.frame_bytes_max,
+            message_bytes_max: self.config.message_bytes_max,
+        }
+    }
+
+    /// Draws an id that nothing else has.
+    fn draw_id(&self) -> String {
+        format!("{}.", self.hub.serial(self.hub.next()))
+    }
+
+    /// Takes a new connection's turn; false if there were too many in this second.
+    fn may_connect(&self) -> bool {
+        let mut bucket = self.connects.lock().unwrap_or_else(PoisonError::into_inner);
+        bucket.take(self.config.connect_rate, 1, Instant::now())
+    }
+
+    /// Publishes to a channel that counts, which keeps it active; returns the message's serial.
+    pub(crate) fn publish(
+        &self,
+        app: &AppId,
+        name: &ChannelName,
+        connection: Option<&str>,
+        broadcast: &Arc<Broadcast>,
+    ) -> String {
+        let place = Place {
+            app: app.clone(),
+            name: name.as_str().into(),
+        };
+        let (serial, renew) = self.hub.publish(&place, connection, broadcast);
+        if renew {
+            let channel = name.clone();
+            let items = vec![ReportItem::Activity { channel }];
+            self.ports.counting.uncount(app.clone(), items);
+        }
+        self.hub.serial(serial)
+    }
+
+    /// Tells `[meta]connection.lifecycle` (contract, decision 11).
+    fn tell_connection(
+        &self,
+        app: &AppId,
+        name: &'static str,
+        connection: &str,
+        client_id: Option<&str>,
+        reason: Option<&str>,
+    ) {
+        let source = &self.ports.source;
+        let mut data = serde_json::json!({
+            "connectionId": connection,
+            "transport": "web_socket",
+            "region": source.region.as_str(),
+            "node": source.node.to_string(),
+        });
+        for (key, value) in [("clientId", client_id), ("reason", reason)] {
+            if let Some(value) = value {
+                data[key] = value.into();
+            }
+        }
+        self.tell_meta(app, CONNECTIONS, name, &data);
+    }
+
+    /// Tells a metachannel.
+    fn tell_meta(&self, app: &AppId, channel: &'static str, name: &str, data: &serde_json::Value) {
+        let place = Place {
+            app: app.clone(),
+            name: channel.into(),
+        };
+        let message = Message {
+            name: Some(name.to_owned()),
+            data: Payload::Text(data.to_string()),
+            encoding: Some("json".to_owned()),
+            ..Message::default()
+        };
+        let envelope = Envelope {
+            id: Some(self.draw_id()),
+            timestamp_ms: Some(self.ports.clock.wall().0),
+            connection_id: None,
+        };
+        let broadcast = Broadcast::new(envelope, Content::Messages(vec![message]));
+        self.hub.publish(&place, None, &Arc::new(broadcast));
+    }
+}
