@@ -7,5 +7,6 @@ mod events;
 mod limits;
 mod list;
 mod node;
+mod realtime;
 mod status;
 mod wire;

@@ -1,6 +1,6 @@
 //! A node in memory: what [`headcount_api::ports`] asks for, and a listener on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,15 +11,15 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
 use headcount_access::{AccessError, AppSpec, Apps, Credential, KeySpec, Revocations, Secret};
-use headcount_api::Config;
 use headcount_api::ports::{
-    Access, Clock, Directory, Entropy, Freshness, ListItem, ListQuery, ListRead, Ports, ReadError,
-    ReadLevel, Source, StatusRead,
+    Access, Clock, Counting, Directory, Entropy, Freshness, HistoryQuery, HistoryRead, ListItem,
+    ListQuery, ListRead, Ports, ReadError, ReadLevel, Source, StatusRead,
 };
+use headcount_api::{Config, RealtimeConfig};
 use headcount_model::{
-    ChannelKey, ChannelStatus, CursorError, Era, Event, EventId, EventKind, Modes, NodeId,
-    Occupancy, Position, RegionName, ShardId, Timestamp, WatchError, WatchEvent, WatchFilter,
-    WatchItem,
+    AppId, ChannelKey, ChannelStatus, ConnectionId, CursorError, Era, Event, EventId, EventKind,
+    Modes, NodeId, Occupancy, Position, Refusal, RegionName, ReportItem, ShardId, Timestamp,
+    WatchError, WatchEvent, WatchFilter, WatchItem,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
@@ -66,7 +66,80 @@ pub(crate) struct World {
     pub(crate) filters: Mutex<Vec<WatchFilter>>,
     pub(crate) levels: Mutex<Vec<ReadLevel>>,
     pub(crate) revocations: Mutex<Revocations>,
-    randoms: Mutex<u8>,
+    /// What realtime clients are attached to, and their members.
+    pub(crate) books: Mutex<Books>,
+    randoms: Mutex<u64>,
+}
+
+/// What realtime clients were reported to be attached to.
+#[derive(Debug, Default)]
+pub(crate) struct Books {
+    attached: BTreeMap<(String, String), Modes>,
+    members: BTreeSet<(String, String, String)>,
+    /// How often a channel's activity was renewed.
+    pub(crate) activity: usize,
+}
+
+impl Books {
+    /// Returns the modes of the connections that are attached to a channel.
+    pub(crate) fn attached(&self, channel: &str) -> Vec<Modes> {
+        let attached = self.attached.iter().filter(|((of, _), _)| of == channel);
+        attached.map(|(_, modes)| *modes).collect()
+    }
+
+    /// Returns the client ids that are members of a channel.
+    pub(crate) fn members(&self, channel: &str) -> Vec<&str> {
+        let members = self.members.iter().filter(|(of, ..)| of == channel);
+        members.map(|(.., member)| member.as_str()).collect()
+    }
+
+    fn note(&mut self, item: &ReportItem) {
+        let text = |connection: &ConnectionId| connection.as_str().to_owned();
+        match item {
+            ReportItem::Attach {
+                connection,
+                channel,
+                modes,
+            } => {
+                let place = (channel.as_str().to_owned(), text(connection));
+                self.attached.insert(place, *modes);
+            }
+            ReportItem::Detach {
+                connection,
+                channel,
+            } => {
+                let place = (channel.as_str().to_owned(), text(connection));
+                self.members
+                    .retain(|(of, by, _)| (of, by) != (&place.0, &place.1));
+                self.attached.remove(&place);
+            }
+            ReportItem::PresenceEnter {
+                connection,
+                channel,
+                member,
+            } => {
+                let channel = channel.as_str().to_owned();
+                let member = member.as_str().to_owned();
+                self.members.insert((channel, text(connection), member));
+            }
+            ReportItem::PresenceLeave {
+                connection,
+                channel,
+                member,
+            } => {
+                let channel = channel.as_str().to_owned();
+                let member = member.as_str().to_owned();
+                self.members.remove(&(channel, text(connection), member));
+            }
+            ReportItem::ConnectionClosed { connection } => {
+                let gone = text(connection);
+                self.attached.retain(|(_, by), _| *by != gone);
+                self.members.retain(|(_, by, _)| *by != gone);
+            }
+            ReportItem::Activity { .. } => self.activity += 1,
+            ReportItem::Counts { .. } => panic!("realtime clients do not count themselves"),
+        }
+    }
 }
 
 impl World {
@@ -84,6 +157,7 @@ impl World {
             filters: Mutex::default(),
             levels: Mutex::default(),
             revocations: Mutex::new(Revocations::new(10)),
+            books: Mutex::default(),
             randoms: Mutex::default(),
         }
     }
@@ -224,6 +298,41 @@ impl Directory for World {
         });
         std::future::ready(started).boxed()
     }
+
+    fn history(&self, query: HistoryQuery) -> BoxFuture<'_, Result<HistoryRead, ReadError>> {
+        let items = self.items.borrow();
+        let events = items.iter().flat_map(|item| match item {
+            WatchItem::Events { events, .. } => events.clone(),
+            WatchItem::Gap { .. } | WatchItem::Position { .. } | WatchItem::End { .. } => {
+                Vec::new()
+            }
+        });
+        let mut events: Vec<_> = events.collect();
+        if query.newest_first {
+            events.reverse();
+        }
+        let more = events.len() > query.limit;
+        events.truncate(query.limit);
+        self.mood(Ok(HistoryRead { events, more }))
+    }
+}
+
+impl Counting for World {
+    fn report(&self, _app: AppId, items: Vec<ReportItem>) -> BoxFuture<'_, Vec<Refusal>> {
+        let mut books = self.books.lock().unwrap();
+        items.iter().for_each(|item| books.note(item));
+        std::future::ready(Vec::new()).boxed()
+    }
+
+    fn uncount(&self, _app: AppId, items: Vec<ReportItem>) {
+        let mut books = self.books.lock().unwrap();
+        items.iter().for_each(|item| books.note(item));
+    }
+
+    fn forget(&self, _app: AppId, connection: ConnectionId) {
+        let gone = ReportItem::ConnectionClosed { connection };
+        self.books.lock().unwrap().note(&gone);
+    }
 }
 
 impl Access for World {
@@ -252,6 +361,10 @@ impl Access for World {
     fn check(&self, credential: &Credential) -> Result<(), AccessError> {
         self.revocations.lock().unwrap().check(credential)
     }
+
+    fn tells_occupancy(&self, app: &str) -> bool {
+        app == "dev"
+    }
 }
 
 impl Clock for World {
@@ -263,8 +376,9 @@ impl Clock for World {
 impl Entropy for World {
     fn bytes(&self) -> [u8; 16] {
         let mut next = self.randoms.lock().unwrap();
-        *next = next.wrapping_add(1);
-        [*next; 16]
+        *next += 1;
+        let [a, b, c, d, ..] = next.to_le_bytes();
+        [a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d]
     }
 }
 
@@ -282,6 +396,15 @@ impl Node {
     }
 
     pub(crate) async fn with(config: Config) -> Self {
+        Self::of(config, RealtimeConfig::default()).await
+    }
+
+    /// Starts one with these settings of realtime connections.
+    pub(crate) async fn realtime(realtime: RealtimeConfig) -> Self {
+        Self::of(Config::default(), realtime).await
+    }
+
+    async fn of(config: Config, realtime: RealtimeConfig) -> Self {
         let world = Arc::new(World::new());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -290,13 +413,15 @@ impl Node {
             access: world.clone(),
             clock: world.clone(),
             entropy: world.clone(),
+            counting: world.clone(),
             source: source(),
         };
         let (shutdown, stopped) = oneshot::channel();
         let stopped = async move {
             let _gone = stopped.await;
         };
-        let served = tokio::spawn(headcount_api::serve(config, listener, ports, stopped));
+        let served = headcount_api::serve(config, realtime, listener, ports, stopped);
+        let served = tokio::spawn(served);
         Self {
             world,
             address,

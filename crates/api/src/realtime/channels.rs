@@ -79,13 +79,21 @@ impl Connection {
         params: &BTreeMap<String, String>,
         bits: u64,
     ) -> Result<(Place, AttachParams), ProtocolError> {
-        self.credential.may_attach(channel)?;
         let name = QualifiedName::parse(channel).map_err(|fault| {
             ProtocolError::from(AccessError::InvalidChannelName {
                 name: channel.chars().take(64).collect(),
                 fault,
             })
         })?;
+        if !name.is_metachannel() {
+            ChannelName::new(name.base())
+                .map_err(|error| ProtocolError::new(40010, 400, error.to_string()))?;
+        } else if !super::METACHANNELS.contains(&&*name.channel()) {
+            let known = super::METACHANNELS.join(", ");
+            let message = format!("there is no such metachannel; there are {known}");
+            return Err(ProtocolError::new(40400, 404, message));
+        }
+        self.credential.may_attach(channel)?;
         let params = AttachParams::resolve(name.params(), params, bits)?;
         if params.occupancy.is_some() {
             self.credential.may(Operation::ChannelMetadata, channel)?;
@@ -95,14 +103,6 @@ impl Connection {
             telemetry::rejected("channels_per_connection");
             let message = format!("the connection has {max} channels, as many as it may");
             return Err(ProtocolError::new(90010, 400, message));
-        }
-        if !name.is_metachannel() {
-            ChannelName::new(name.base())
-                .map_err(|error| ProtocolError::new(40010, 400, error.to_string()))?;
-        } else if !super::METACHANNELS.contains(&&*name.channel()) {
-            let known = super::METACHANNELS.join(", ");
-            let message = format!("there is no such metachannel; there are {known}");
-            return Err(ProtocolError::new(40400, 404, message));
         }
         let place = Place {
             app: self.app.clone(),
