@@ -58,8 +58,8 @@ enum End {
     Lost,
     /// The client has come back over another transport.
     Replaced(Box<Transport>),
-    /// The connection is over; what the client is still told, if anything.
-    Over(Option<ServerFrame>),
+    /// The connection is over; what the client is still told.
+    Over(ServerFrame),
     /// As `Lost`, but the client is told why.
     Dropped(ProtocolError),
 }
@@ -108,14 +108,9 @@ impl Connection {
         let _entered = telemetry::realtime_connections.enter();
         self.tell_lifecycle("connection.opened", None);
         let mut transport = Box::new(transport);
-        let reason = loop {
+        let last = loop {
             match self.serve(&mut transport, error.take()).await {
-                End::Over(last) => {
-                    if let Some(frame) = &last {
-                        transport.end(frame).await;
-                    }
-                    break "closed";
-                }
+                End::Over(last) => break Some((transport, last)),
                 End::Replaced(next) => {
                     transport = next;
                     continue;
@@ -129,10 +124,19 @@ impl Connection {
             telemetry::realtime_drops_total.count(1);
             match self.park().await {
                 Some(next) => transport = next,
-                None => break "timed out",
+                None => break None,
             }
         };
+        let reason = if last.is_some() {
+            "closed"
+        } else {
+            "timed out"
+        };
         self.leave(reason).await;
+        // Nothing counts any more, however long the client takes to hear of it.
+        if let Some((transport, frame)) = last {
+            transport.end(&frame).await;
+        }
     }
 
     /// Ends everything that the connection had. Resumes that come too late find nothing.
@@ -298,7 +302,7 @@ impl Connection {
                 () = until(&mut phase, Phase::Draining) => {
                     let message = "this node shuts down: connect to another";
                     let error = ProtocolError::new(80003, 503, message);
-                    return Ok(End::Over(Some(ServerFrame::Disconnected { error })));
+                    return Ok(End::Over(ServerFrame::Disconnected { error }));
                 }
             }
         }
@@ -357,7 +361,7 @@ impl Connection {
                 channel: None,
                 error,
             };
-            return Ok(Some(End::Over(Some(frame))));
+            return Ok(Some(End::Over(frame)));
         }
         let limits = self.realtime.limits();
         let frame = match ClientFrame::decode(transport.query.format, payload, &limits) {
@@ -366,7 +370,7 @@ impl Connection {
                 telemetry::rejected("malformed_frame");
                 let reply = refused.reply();
                 if matches!(&reply, ServerFrame::Error { channel: None, .. }) {
-                    return Ok(Some(End::Over(Some(reply))));
+                    return Ok(Some(End::Over(reply)));
                 }
                 transport.send(&reply).await?;
                 return Ok(None);
@@ -378,7 +382,7 @@ impl Connection {
                     transport.feed(&ServerFrame::Heartbeat { id }).await?;
                 }
             }
-            ClientFrame::Close => return Ok(Some(End::Over(Some(ServerFrame::Closed)))),
+            ClientFrame::Close => return Ok(Some(End::Over(ServerFrame::Closed))),
             ClientFrame::Disconnect => return Ok(Some(End::Lost)),
             ClientFrame::Attach {
                 channel,
@@ -474,7 +478,7 @@ impl Connection {
                         channel: None,
                         error,
                     };
-                    return Ok(Some(End::Over(Some(frame))));
+                    return Ok(Some(End::Over(frame)));
                 }
             }
         }

@@ -1,10 +1,16 @@
 //! One websocket of a connection: payloads in, payloads out.
 
+use std::time::Duration;
+
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
 use headcount_access::Credential;
 use headcount_realtime::{ConnectQuery, Format, ServerFrame};
+use tokio::time::timeout;
+
+/// How long a client may take to close a websocket that is to end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A websocket that a client opened, with what it asked for and who it is.
 pub(crate) struct Transport {
@@ -55,7 +61,11 @@ impl Transport {
             Some(Ok(Message::Text(text))) => Incoming::Payload(text.into()),
             Some(Ok(Message::Binary(bytes))) => Incoming::Payload(bytes),
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => Incoming::Alive,
-            Some(Ok(Message::Close(_)) | Err(_)) | None => Incoming::Gone,
+            Some(Ok(Message::Close(_))) => {
+                finish(&mut self.socket).await;
+                Incoming::Gone
+            }
+            Some(Err(_)) | None => Incoming::Gone,
         }
     }
 
@@ -89,23 +99,32 @@ impl Transport {
     }
 
     /// Sends a last frame and closes the websocket; a client that does not take it is left.
-    pub(crate) async fn end(mut self, frame: &ServerFrame) {
-        let close = Message::Close(Some(CloseFrame {
-            code: close_code::NORMAL,
-            reason: "".into(),
-        }));
-        if self.feed(frame).await.is_ok() && self.socket.feed(close).await.is_ok() {
-            let _sent = self.socket.flush().await;
-        }
+    pub(crate) async fn end(self, frame: &ServerFrame) {
+        let format = self.format();
+        refuse(self.socket, format, frame).await;
     }
 }
 
-/// Sends a last frame over a websocket that carries no connection, and closes it.
+/// Sends a last frame over a websocket, and closes it in good order.
 pub(crate) async fn refuse(mut socket: WebSocket, format: Format, frame: &ServerFrame) {
-    let sent = socket.send(message(format, frame.encode(format))).await;
-    if sent.is_ok() {
-        let _sent = socket.send(Message::Close(None)).await;
+    let closing = async {
+        socket.feed(message(format, frame.encode(format))).await?;
+        let close = CloseFrame {
+            code: close_code::NORMAL,
+            reason: "".into(),
+        };
+        socket.send(Message::Close(Some(close))).await
+    };
+    if let Ok(Ok(())) = timeout(CLOSE_TIMEOUT, closing).await {
+        finish(&mut socket).await;
     }
+}
+
+/// Takes what the other side still sends until it has closed, too: to close with bytes unread would
+/// take back what it has not read yet.
+async fn finish(socket: &mut WebSocket) {
+    let closed = async { while let Some(Ok(_)) = socket.next().await {} };
+    let _late = timeout(CLOSE_TIMEOUT, closed).await;
 }
 
 /// Frames are text or binary by their format. What is encoded here is valid UTF-8 in JSON, and is
