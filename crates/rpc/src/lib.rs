@@ -6,9 +6,9 @@
 //!
 //! * [`reporter`] takes edges' sessions, [`watch`] serves events to watchers; both on the reporter
 //!   port.
-//! * [`peers`] carries raft's envelopes, counts and snapshots between nodes; [`control`] asks other
-//!   nodes about membership, leases and leaderships; [`read`] asks those that hold a shard for
-//!   channels and events.
+//! * [`peers`] carries raft's envelopes, counts, relayed messages and snapshots between nodes;
+//!   [`control`] asks other nodes about membership, leases and leaderships; [`read`] asks those
+//!   that hold a shard for channels and events.
 //!
 //! A shell without decisions: each module declares what it needs of its node as traits, checks what
 //! comes over the wire, and answers with statuses that say what to do. The driver binds listeners,

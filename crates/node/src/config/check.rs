@@ -398,6 +398,8 @@ fn network(raw: &RawConfig) -> headcount_rpc::peers::NetworkConfig {
     headcount_rpc::peers::NetworkConfig {
         envelopes_max: raw.network.envelopes_max,
         parcels_max: raw.network.parcels_max,
+        relay_max: raw.network.relay_max,
+        relay_bytes_max: raw.network.relay_bytes_max.as_usize(),
         batch_max: raw.network.batch_items_max,
         connect_timeout: raw.network.connect_timeout,
         keep_alive: (

@@ -337,6 +337,13 @@ sections! {
         envelopes_max: usize = 4_096, 16..=1_000_000;
         /// Most parcels of counts that wait for one peer; further ones are dropped, and told again.
         parcels_max: usize = 8_192, 16..=1_000_000;
+        /// Most relayed messages that wait for one peer; further ones are refused, and what they
+        /// held is told anew or lost.
+        relay_max: usize = 8_192, 16..=1_000_000;
+        /// Most bytes of relayed messages that wait for one peer; further ones are refused, too.
+        /// Too low: large presence sets are never told in full. Too high costs memory while a peer
+        /// is slow.
+        relay_bytes_max: Bytes = Bytes::mib(128), Bytes::mib(16)..=Bytes::gib(16);
         /// Most items in one message.
         batch_items_max: usize = 512, 1..=10_000;
         /// How long a connection may take to come about.

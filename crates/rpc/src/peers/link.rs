@@ -7,18 +7,34 @@ use std::time::Duration;
 use futures::Stream;
 use futures::future::BoxFuture;
 use futures::stream;
-use tokio::sync::{OwnedMutexGuard, mpsc};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
 /// First and longest wait before a broken stream is opened again.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(1);
 
+/// Most bytes of items in one message, unless a single item has more: so much that the message's
+/// own cost does not count, and so little that nothing waits long behind it.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+
 /// The sending end of a stream.
 #[derive(Debug)]
 pub(crate) struct Outlet<T> {
-    queue: mpsc::Sender<(Instant, T)>,
+    queue: mpsc::Sender<Queued<T>>,
+    room: Arc<Semaphore>,
+    weigh: fn(&T) -> usize,
     connected: Arc<AtomicBool>,
+}
+
+/// An item that waits.
+#[derive(Debug)]
+struct Queued<T> {
+    since: Instant,
+    bytes: usize,
+    item: T,
+    /// Room that it takes in the queue.
+    _room: OwnedSemaphorePermit,
 }
 
 /// Why something was not queued.
@@ -31,16 +47,28 @@ pub(crate) enum Refused {
 /// The other end, for the task that runs the stream.
 #[derive(Debug)]
 pub(crate) struct Source<T> {
-    queue: mpsc::Receiver<(Instant, T)>,
+    queue: mpsc::Receiver<Queued<T>>,
     connected: Arc<AtomicBool>,
 }
 
-/// Makes a stream's two ends with room for `bound` items.
+/// Makes a stream's two ends with room for `bound` items of any size.
 pub(crate) fn outlet<T>(bound: usize) -> (Outlet<T>, Source<T>) {
+    weighed_outlet(bound, 0, |_| 0)
+}
+
+/// Makes a stream's two ends with room for `bound` items that have `bytes_max` bytes together, each
+/// as many as `weigh` says.
+pub(crate) fn weighed_outlet<T>(
+    bound: usize,
+    bytes_max: usize,
+    weigh: fn(&T) -> usize,
+) -> (Outlet<T>, Source<T>) {
     let (sender, receiver) = mpsc::channel(bound);
     let connected = Arc::new(AtomicBool::new(false));
     let outlet = Outlet {
         queue: sender,
+        room: Arc::new(Semaphore::new(bytes_max)),
+        weigh,
         connected: Arc::clone(&connected),
     };
     (
@@ -58,9 +86,16 @@ impl<T> Outlet<T> {
         if !self.connected.load(Ordering::Relaxed) {
             return Err(Refused::NotConnected);
         }
-        self.queue
-            .try_send((Instant::now(), item))
-            .map_err(|_| Refused::Full)
+        let bytes = (self.weigh)(&item);
+        let room = u32::try_from(bytes).ok();
+        let room = room.and_then(|bytes| Arc::clone(&self.room).try_acquire_many_owned(bytes).ok());
+        let queued = Queued {
+            since: Instant::now(),
+            bytes,
+            item,
+            _room: room.ok_or(Refused::Full)?,
+        };
+        self.queue.try_send(queued).map_err(|_| Refused::Full)
     }
 
     pub(crate) fn is_connected(&self) -> bool {
@@ -109,9 +144,9 @@ pub(crate) type BatchStream<T> = std::pin::Pin<Box<dyn Stream<Item = Vec<T>> + S
 /// The queue as batches, each held back for the emulated delay of the way.
 #[derive(Debug)]
 struct Batches<T> {
-    queue: mpsc::Receiver<(Instant, T)>,
+    queue: mpsc::Receiver<Queued<T>>,
     delay: Duration,
-    held: Option<(Instant, T)>,
+    held: Option<Queued<T>>,
 }
 
 impl<T> Batches<T> {
@@ -126,16 +161,18 @@ impl<T> Batches<T> {
         if self.held.is_none() {
             self.held = Some(self.queue.recv().await?);
         }
-        if let (Some((at, _)), false) = (&self.held, self.delay.is_zero()) {
-            tokio::time::sleep_until(*at + self.delay).await;
+        if let (Some(held), false) = (&self.held, self.delay.is_zero()) {
+            tokio::time::sleep_until(held.since + self.delay).await;
         }
-        let mut batch = Vec::new();
-        while let Some((at, item)) = self.held.take() {
-            if !batch.is_empty() && (batch.len() == batch_max || at + self.delay > Instant::now()) {
-                self.held = Some((at, item));
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while let Some(next) = self.held.take() {
+            let is_full = batch.len() == batch_max || bytes + next.bytes > BATCH_BYTES_MAX;
+            if !batch.is_empty() && (is_full || next.since + self.delay > Instant::now()) {
+                self.held = Some(next);
                 break;
             }
-            batch.push(item);
+            bytes += next.bytes;
+            batch.push(next.item);
             self.held = self.queue.try_recv().ok();
         }
         Some(batch)
@@ -203,6 +240,37 @@ mod tests {
         }
         assert_eq!(outlet.send(1), Ok(()));
         assert_eq!(outlet.send(2), Err(Refused::Full));
+        task.abort();
+    }
+    #[tokio::test(start_paused = true)]
+    async fn items_with_a_weight_are_bounded_in_bytes_too() {
+        const HALF: usize = BATCH_BYTES_MAX / 2;
+        let (outlet, source) = weighed_outlet::<usize>(10, 5 * HALF, |bytes| *bytes);
+        let (batches, mut seen) = mpsc::unbounded_channel();
+        let task = tokio::spawn(
+            source.run(Duration::from_millis(40), 10, move |mut stream| {
+                let batches = batches.clone();
+                Box::pin(async move {
+                    while let Some(batch) = stream.next().await {
+                        batches.send(batch).unwrap();
+                    }
+                    true
+                })
+            }),
+        );
+        while !outlet.is_connected() {
+            tokio::task::yield_now().await;
+        }
+        for bytes in [HALF, HALF, 1, 2 * HALF + 1, HALF - 2] {
+            assert_eq!(outlet.send(bytes), Ok(()));
+        }
+        assert_eq!(outlet.send(1), Err(Refused::Full));
+        assert_eq!(seen.recv().await.unwrap(), [HALF, HALF]);
+        assert_eq!(seen.recv().await.unwrap(), [1]);
+        assert_eq!(seen.recv().await.unwrap(), [2 * HALF + 1], "alone");
+        assert_eq!(seen.recv().await.unwrap(), [HALF - 2]);
+        assert_eq!(outlet.send(5 * HALF + 1), Err(Refused::Full), "at no time");
+        assert_eq!(outlet.send(5 * HALF), Ok(()), "all room was given back");
         task.abort();
     }
 }

@@ -1,9 +1,10 @@
-//! Between nodes: envelopes of raft groups, parcels of counts, snapshots.
+//! Between nodes: envelopes of raft groups, parcels of counts, relayed parcels, snapshots.
 //!
-//! A [`Network`] holds one [`Channel`](tonic::transport::Channel) and two streams per other node:
-//! one for raft, one for counts, so that neither queues behind the other. Streams are one way; each
-//! node opens its own towards every other. What cannot be sent at once is refused or dropped, never
-//! queued without bound: raft and gossip send again by themselves.
+//! A [`Network`] holds one [`Channel`](tonic::transport::Channel) and three streams per other node:
+//! one for raft, one for counts, one for the relay, so that none queues behind another. Streams are
+//! one way; each node opens its own towards every other. What cannot be sent at once is refused or
+//! dropped, never queued without bound: raft and gossip send again by themselves, and the relay
+//! starts over when [`RelayWays`] says that a way was opened anew.
 //!
 //! [`services`] makes the receiving side, which hands everything to an [`Inbound`].
 
@@ -11,9 +12,16 @@ mod handshake;
 mod link;
 mod network;
 mod ports;
+mod relayed;
 mod server;
+mod ways;
+
+#[cfg(test)]
+mod tests;
 
 pub use handshake::{Identity, PROTOCOL_MAX, PROTOCOL_MIN};
 pub use network::{Network, NetworkConfig, SendError};
 pub use ports::Inbound;
+pub use relayed::{RelayMessage, RelayParcel};
 pub use server::{MESSAGE_BYTES_MAX, services};
+pub use ways::RelayWays;

@@ -17,15 +17,21 @@ use headcount_wire::proto::consensus::v1::{
     Envelope, ExchangeRequest, InstallSnapshotRequest, SnapshotHeader, SnapshotReply,
 };
 use headcount_wire::proto::gossip::v1::gossip_client::GossipClient;
+use headcount_wire::proto::relay::v1 as relay;
+use headcount_wire::proto::relay::v1::relay_client::RelayClient;
 use headcount_wire::{NameWriter, Parcel, encode_parcels};
+use prost::Message as _;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use super::handshake::Identity;
-use super::link::{BatchStream, Outlet, Refused, outlet};
+use super::link::{BatchStream, Outlet, Refused, outlet, weighed_outlet};
+use super::relayed::RelayParcel;
 use super::server::MESSAGE_BYTES_MAX;
+use super::ways::{Direction, OpenWay, RelayWays};
 use crate::telemetry;
 
 /// Settings of a [`Network`].
@@ -36,6 +42,13 @@ pub struct NetworkConfig {
     /// Most parcels of counts that wait for one peer; more are dropped and told again by whoever
     /// told them. Default 8,192.
     pub parcels_max: usize,
+    /// Most relayed parcels that wait for one peer; more are refused, and what they held is told
+    /// anew or lost. Default 8,192.
+    pub relay_max: usize,
+    /// Most bytes of relayed parcels that wait for one peer; more are refused likewise. Default
+    /// 128 MiB: a node's members as they are told to one peer when a way was opened. Too low: large
+    /// sets are never told in full. Too high costs memory while a peer is slow.
+    pub relay_bytes_max: usize,
     /// Most items in one message. Default 512.
     pub batch_max: usize,
     /// How long a connection may take to come about. Default 3 s.
@@ -50,6 +63,8 @@ impl Default for NetworkConfig {
         Self {
             envelopes_max: 4_096,
             parcels_max: 8_192,
+            relay_max: 8_192,
+            relay_bytes_max: 128 << 20,
             batch_max: 512,
             connect_timeout: Duration::from_secs(3),
             keep_alive: (Duration::from_secs(1), Duration::from_secs(2)),
@@ -63,7 +78,7 @@ pub enum SendError {
     /// There is no connection to the node at present.
     #[error("not connected")]
     NotConnected,
-    /// The queue to the node is full.
+    /// The queue to the node is full, or the item is larger than a message may be.
     #[error("the queue is full")]
     Full,
     /// The connection broke before the answer came.
@@ -89,6 +104,8 @@ struct Inner {
     config: NetworkConfig,
     identity: RwLock<Identity>,
     links: RwLock<BTreeMap<NodeId, Arc<Link>>>,
+    /// Written by the relay's streams, in both directions, as they open and end.
+    relay_ways: watch::Sender<RelayWays>,
 }
 
 /// The ways to one node.
@@ -99,6 +116,7 @@ struct Link {
     channel: Channel,
     raft: Outlet<Envelope>,
     gossip: Outlet<Parcel>,
+    relay: Outlet<relay::Parcel>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -119,6 +137,7 @@ impl Network {
             config,
             identity,
             links,
+            relay_ways: watch::Sender::default(),
         }))
     }
 
@@ -157,7 +176,7 @@ impl Network {
         for (node, address, delay) in peers {
             let same = before.remove(&node);
             let same = same.filter(|link| link.address == address && link.delay == delay);
-            match same.map_or_else(|| self.open(address, delay).map(Arc::new), Ok) {
+            match same.map_or_else(|| self.open(node, address, delay).map(Arc::new), Ok) {
                 Ok(link) => {
                     links.insert(node, link);
                 }
@@ -189,6 +208,38 @@ impl Network {
             telemetry::peer_refused("gossip");
             refused.into()
         })
+    }
+
+    /// Puts a relayed parcel on its way. Parcels arrive in order, or are lost together with
+    /// everything after them until the way has another [`RelayWays::opening`].
+    ///
+    /// # Errors
+    /// [`SendError`] if it cannot be queued; nothing was sent then.
+    pub fn carry(&self, to: NodeId, parcel: &RelayParcel) -> Result<(), SendError> {
+        let queued = self.link(to).and_then(|link| {
+            // A link takes items as soon as it tries to open a stream. What is relayed is too much
+            // to be gathered for a peer that may not be there.
+            if !self.0.relay_ways.borrow().leads_to(to) {
+                return Err(SendError::NotConnected);
+            }
+            let parcel = relay::Parcel::from(parcel);
+            if weigh(&parcel) > MESSAGE_BYTES_MAX {
+                return Err(SendError::Full);
+            }
+            link.relay.send(parcel).map_err(SendError::from)
+        });
+        queued.inspect_err(|_| telemetry::peer_refused("relay"))
+    }
+
+    /// Returns the ways of relayed parcels, to be looked at and waited for.
+    #[must_use]
+    pub fn relay_ways(&self) -> watch::Receiver<RelayWays> {
+        self.0.relay_ways.subscribe()
+    }
+
+    /// Notes that a node opened a stream of relayed parcels to this one.
+    pub(super) fn opened_from(&self, node: NodeId) -> OpenWay {
+        OpenWay::new(&self.0.relay_ways, node, Direction::From)
     }
 
     /// Sends a snapshot and waits for what the peer made of it.
@@ -239,7 +290,7 @@ impl Network {
         self.identity().admit(metadata)
     }
 
-    /// Returns whether both streams to a node are open, as far as is known.
+    /// Returns whether the streams of raft and of counts to a node are open, as far as is known.
     #[must_use]
     pub fn is_connected(&self, to: NodeId) -> bool {
         self.link(to)
@@ -251,7 +302,7 @@ impl Network {
         links.get(&to).cloned().ok_or(SendError::NotConnected)
     }
 
-    fn open(&self, address: String, delay: Duration) -> Result<Link, String> {
+    fn open(&self, node: NodeId, address: String, delay: Duration) -> Result<Link, String> {
         let NetworkConfig {
             connect_timeout,
             keep_alive,
@@ -269,6 +320,11 @@ impl Network {
             .connect_lazy();
         let (raft, raft_source) = outlet(self.0.config.envelopes_max);
         let (gossip, gossip_source) = outlet(self.0.config.parcels_max);
+        let (relay, relay_source) = weighed_outlet(
+            self.0.config.relay_max,
+            self.0.config.relay_bytes_max,
+            weigh,
+        );
         let open_raft = {
             let (network, channel) = (self.clone(), channel.clone());
             move |batches| exchange(&network, &channel, batches)
@@ -277,9 +333,14 @@ impl Network {
             let (network, channel) = (self.clone(), channel.clone());
             move |batches| tell(&network, &channel, batches)
         };
+        let open_relay = {
+            let (network, channel) = (self.clone(), channel.clone());
+            move |batches| carry(&network, node, &channel, batches)
+        };
         let tasks = vec![
             tokio::spawn(raft_source.run(delay, batch_max, open_raft)),
             tokio::spawn(gossip_source.run(delay, batch_max, open_gossip)),
+            tokio::spawn(relay_source.run(delay, batch_max, open_relay)),
         ];
         Ok(Link {
             address,
@@ -287,6 +348,7 @@ impl Network {
             channel,
             raft,
             gossip,
+            relay,
             tasks,
         })
     }
@@ -327,6 +389,38 @@ fn tell(
     async move { client.tell(request).await.map(drop) }
         .map(log_end("gossip"))
         .boxed()
+}
+
+/// Runs one stream of relayed parcels; resolves to whether it worked for a while.
+fn carry(
+    network: &Network,
+    to: NodeId,
+    channel: &Channel,
+    batches: BatchStream<relay::Parcel>,
+) -> BoxFuture<'static, bool> {
+    let mut client = RelayClient::new(channel.clone()).max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let requests = batches.map(|parcels| {
+        telemetry::peer_batch("relay", parcels.len());
+        relay::CarryRequest { parcels }
+    });
+    let request = network.signed(Requests(requests.boxed()));
+    let ways = network.0.relay_ways.clone();
+    async move {
+        let mut responses = client.carry(request).await?.into_inner();
+        let mut way = None;
+        while let Some(relay::CarryResponse {}) = responses.message().await? {
+            way.get_or_insert_with(|| OpenWay::new(&ways, to, Direction::To));
+        }
+        Ok(())
+    }
+    .map(log_end("relay"))
+    .boxed()
+}
+
+/// Returns the bytes that a parcel takes in a message, its tag and length included.
+fn weigh(parcel: &relay::Parcel) -> usize {
+    const FRAME_BYTES_MAX: usize = 6;
+    parcel.encoded_len() + FRAME_BYTES_MAX
 }
 
 /// A boxed stream under a name without lifetimes: with the bare box, the compiler cannot prove that

@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use futures::StreamExt;
+use futures::future::ready;
+use futures::stream::{self, BoxStream};
+use headcount_model::NodeId;
 use headcount_wire::proto::consensus::v1::consensus_server::{Consensus, ConsensusServer};
 use headcount_wire::proto::consensus::v1::install_snapshot_request::Part;
 use headcount_wire::proto::consensus::v1::{
@@ -9,14 +13,18 @@ use headcount_wire::proto::consensus::v1::{
 };
 use headcount_wire::proto::gossip::v1::gossip_server::{Gossip, GossipServer};
 use headcount_wire::proto::gossip::v1::{TellRequest, TellResponse};
-use headcount_wire::{NameReader, decode_parcels};
+use headcount_wire::proto::relay::v1::relay_server::{Relay, RelayServer};
+use headcount_wire::proto::relay::v1::{CarryRequest, CarryResponse};
+use headcount_wire::{NameReader, WireError, decode_parcels};
+use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::network::Network;
 use super::ports::Inbound;
+use super::relayed::RelayParcel;
 
 /// Largest message between nodes: an append of the greatest size with room for its frame, or a full
-/// batch of parcels with long names.
+/// batch of parcels with long names. No relayed parcel has more.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// Most bytes of one snapshot that are gathered before it is refused.
@@ -27,17 +35,20 @@ const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;
 pub fn services(
     network: &Network,
     inbound: Arc<dyn Inbound>,
-) -> (ConsensusServer<PeerService>, GossipServer<PeerService>) {
+) -> (
+    ConsensusServer<PeerService>,
+    GossipServer<PeerService>,
+    RelayServer<PeerService>,
+) {
     let service = PeerService {
         network: network.clone(),
         inbound,
     };
     let consensus =
         ConsensusServer::new(service.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    (
-        consensus,
-        GossipServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX),
-    )
+    let gossip = GossipServer::new(service.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let relay = RelayServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    (consensus, gossip, relay)
 }
 
 /// Peer service: takes streams of other nodes.
@@ -122,12 +133,57 @@ impl Gossip for PeerService {
         let mut requests = request.into_inner();
         let mut names = NameReader::default();
         while let Some(request) = requests.message().await? {
-            let parcels = decode_parcels(request, &mut names)
-                .map_err(|error| Status::invalid_argument(error.to_string()))?;
+            let parcels = decode_parcels(request, &mut names).map_err(|error| malformed(&error))?;
             for parcel in parcels {
                 self.inbound.parcel(from, parcel);
             }
         }
         Ok(Response::new(TellResponse {}))
     }
+}
+
+#[tonic::async_trait]
+impl Relay for PeerService {
+    type CarryStream = BoxStream<'static, Result<CarryResponse, Status>>;
+
+    async fn carry(
+        &self,
+        request: Request<Streaming<CarryRequest>>,
+    ) -> Result<Response<Self::CarryStream>, Status> {
+        let from = self.network.admit(request.metadata())?;
+        let way = self.network.opened_from(from);
+        let (inbound, requests) = (Arc::clone(&self.inbound), request.into_inner());
+        let (ended, end) = oneshot::channel();
+        // Apart from the response, which is polled only while the peer has room for more of it.
+        tokio::spawn(async move {
+            let taken = take_relayed(&*inbound, from, requests).await;
+            drop(way);
+            if let Err(status) = taken {
+                // Nobody waits for it if the connection is what broke.
+                ended.send(status).ok();
+            }
+        });
+        let opened = stream::once(ready(Ok(CarryResponse {})));
+        let failed = stream::once(end).filter_map(|end| ready(end.ok().map(Err)));
+        Ok(Response::new(opened.chain(failed).boxed()))
+    }
+}
+
+/// Hands on what comes on a stream, until it ends.
+async fn take_relayed(
+    inbound: &dyn Inbound,
+    from: NodeId,
+    mut requests: Streaming<CarryRequest>,
+) -> Result<(), Status> {
+    while let Some(request) = requests.message().await? {
+        for parcel in request.parcels {
+            let parcel = RelayParcel::try_from(parcel).map_err(|error| malformed(&error))?;
+            inbound.relayed(from, parcel);
+        }
+    }
+    Ok(())
+}
+
+fn malformed(error: &WireError) -> Status {
+    Status::invalid_argument(error.to_string())
 }

@@ -21,7 +21,9 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
     ("relay", &["model"]),
     // shells: they never import each other
     ("consensus", &["model", "wire", "coordinator", "placement"]),
-    ("rpc", &["model", "wire"]),
+    // `rpc` carries the relay's messages and checks them, as `consensus` does with its stages'
+    // words: `wire` stands before all stages, and past these two nobody speaks protobuf.
+    ("rpc", &["model", "wire", "relay"]),
     ("api", &["model", "access", "realtime"]),
     ("integrations", &["model"]),
     ("client", &["model", "wire"]),

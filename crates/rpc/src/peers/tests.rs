@@ -1,0 +1,258 @@
+//! Relayed parcels between two nodes over loopback.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use headcount_model::{AppId, ConnectionId, Fence, Incarnation, NodeId, SHARDS_MAX, ShardId};
+use headcount_relay::{GatewayItem, GatewayMessage, Message, RelayChannel};
+use headcount_wire::Parcel;
+use headcount_wire::proto::consensus::v1::{Envelope, SnapshotHeader, SnapshotReply};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tonic::transport::server::TcpIncoming;
+
+use super::*;
+
+const WITHIN: Duration = Duration::from_secs(20);
+const A: NodeId = NodeId(1);
+const B: NodeId = NodeId(2);
+
+/// Keeps what is relayed.
+struct Inbox(mpsc::UnboundedSender<(NodeId, RelayParcel)>);
+
+impl Inbound for Inbox {
+    fn envelope(&self, _from: NodeId, _envelope: Envelope) {}
+
+    fn parcel(&self, _from: NodeId, _parcel: Parcel) {}
+
+    fn relayed(&self, from: NodeId, parcel: RelayParcel) {
+        self.0.send((from, parcel)).ok();
+    }
+
+    fn snapshot(
+        &self,
+        _header: SnapshotHeader,
+        _chunks: Vec<Bytes>,
+    ) -> BoxFuture<'static, SnapshotReply> {
+        async { SnapshotReply::default() }.boxed()
+    }
+}
+
+/// A node that can die: its tasks have a runtime of their own.
+struct Node {
+    id: NodeId,
+    network: Network,
+    address: String,
+    inbox: mpsc::UnboundedReceiver<(NodeId, RelayParcel)>,
+    runtime: Option<Runtime>,
+}
+
+impl Node {
+    async fn start(id: NodeId, config: NetworkConfig) -> Self {
+        let identity = Identity {
+            node: id,
+            incarnation: Incarnation(1),
+            cluster: "c".to_owned(),
+            fingerprint: "f".to_owned(),
+        };
+        let network = Network::new(config, identity);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (sender, inbox) = mpsc::unbounded_channel();
+        let (consensus, gossip, relay) = services(&network, Arc::new(Inbox(sender)));
+        let serving = async move {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let router = tonic::transport::Server::builder()
+                .add_service(consensus)
+                .add_service(gossip)
+                .add_service(relay);
+            tokio::spawn(router.serve_with_incoming(TcpIncoming::from(listener)));
+            address
+        };
+        let address = runtime.spawn(serving).await.unwrap();
+        Self {
+            id,
+            network,
+            address,
+            inbox,
+            runtime: Some(runtime),
+        }
+    }
+
+    fn know(&self, peer: &Self, delay: Duration) {
+        let _inside = self.runtime.as_ref().unwrap().enter();
+        let peers = [(peer.id, peer.address.clone(), delay)];
+        self.network.set_peers(peers).unwrap();
+    }
+
+    fn carry(&self, to: NodeId, parcel: &RelayParcel) -> Result<(), SendError> {
+        self.network.carry(to, parcel)
+    }
+
+    /// Waits until the way to a node is open and is not the one of `before`.
+    async fn opening(&self, node: NodeId, before: Option<u64>) -> u64 {
+        let is_new = |ways: &RelayWays| ways.opening(node) > before;
+        let ways = self.wait("a way was opened", is_new).await;
+        ways.borrow().opening(node).expect("it was just open")
+    }
+
+    async fn wait(
+        &self,
+        why: &str,
+        condition: impl FnMut(&RelayWays) -> bool,
+    ) -> watch::Receiver<RelayWays> {
+        let mut ways = self.network.relay_ways();
+        let waited = timeout(WITHIN, ways.wait_for(condition)).await;
+        drop(waited.expect(why).expect("the network is kept"));
+        ways
+    }
+
+    async fn take(&mut self) -> (NodeId, RelayParcel) {
+        let taken = timeout(WITHIN, self.inbox.recv()).await;
+        taken.expect("a parcel comes").expect("the node lives")
+    }
+
+    fn die(mut self) {
+        self.shutdown();
+    }
+
+    fn shutdown(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+/// Starts two nodes that know each other.
+async fn pair(config: NetworkConfig, delay: Duration) -> (Node, Node) {
+    let a = Node::start(A, config).await;
+    let b = Node::start(B, config).await;
+    a.know(&b, delay);
+    b.know(&a, Duration::ZERO);
+    a.opening(B, None).await;
+    b.opening(A, None).await;
+    (a, b)
+}
+
+fn parcel(sequence: u64, body: usize) -> RelayParcel {
+    let message = Message {
+        channel: RelayChannel::new(AppId::new("dev").unwrap(), "[meta]log").unwrap(),
+        publisher: ConnectionId::new("c").unwrap(),
+        body: vec![7; body].into(),
+    };
+    RelayParcel {
+        shard: ShardId(3),
+        message: RelayMessage::Gateway(GatewayMessage {
+            node: A,
+            incarnation: Incarnation(1),
+            fence: Fence(1),
+            stream: 1,
+            sequence,
+            items: vec![GatewayItem::Publish(message)],
+        }),
+    }
+}
+
+#[tokio::test]
+async fn relayed_parcels_arrive_as_they_were_and_in_order() {
+    for delay in [Duration::ZERO, Duration::from_millis(20)] {
+        let (a, mut b) = pair(NetworkConfig::default(), delay).await;
+        // Far more than a message may have together.
+        let parcels: Vec<_> = (1..=40).map(|sequence| parcel(sequence, 600_000)).collect();
+        for parcel in &parcels {
+            a.carry(B, parcel).unwrap();
+        }
+        for parcel in parcels {
+            assert_eq!(b.take().await, (A, parcel));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses() {
+    let config = NetworkConfig {
+        relay_max: 4,
+        relay_bytes_max: 100_000,
+        ..NetworkConfig::default()
+    };
+    let (a, _b) = pair(config, Duration::from_secs(3_600)).await;
+    assert_eq!(a.carry(B, &parcel(1, 100_000)), Err(SendError::Full));
+    assert_eq!(a.carry(B, &parcel(1, 60_000)), Ok(()));
+    assert_eq!(a.carry(B, &parcel(2, 60_000)), Err(SendError::Full));
+    // One is held back, four wait.
+    let sent: Vec<_> = (2..=6)
+        .map(|sequence| a.carry(B, &parcel(sequence, 1)))
+        .collect();
+    assert_eq!(sent.last(), Some(&Err(SendError::Full)));
+    assert_eq!(sent[..3], [Ok(()); 3]);
+}
+
+#[tokio::test]
+async fn what_no_message_can_hold_is_refused_and_breaks_nothing() {
+    let (a, mut b) = pair(NetworkConfig::default(), Duration::ZERO).await;
+    let before = a.opening(B, None).await;
+    let refused = a.carry(B, &parcel(1, MESSAGE_BYTES_MAX));
+    assert_eq!(refused, Err(SendError::Full));
+    let large = parcel(2, MESSAGE_BYTES_MAX - 1_000);
+    a.carry(B, &large).unwrap();
+    assert_eq!(b.take().await, (A, large));
+    assert_eq!(a.opening(B, None).await, before);
+}
+
+#[tokio::test]
+async fn nothing_is_gathered_for_who_is_not_there() {
+    let a = Node::start(A, NetworkConfig::default()).await;
+    assert_eq!(a.carry(B, &parcel(1, 1)), Err(SendError::NotConnected));
+    let b = Node::start(B, NetworkConfig::default()).await;
+    a.know(&b, Duration::ZERO);
+    // One direction is enough to send, but not to be told everything.
+    let ways = a.wait("a stream was opened", |ways| ways.leads_to(B)).await;
+    assert_eq!(ways.borrow().opening(B), None);
+    assert_eq!(a.carry(B, &parcel(1, 1)), Ok(()));
+    b.die();
+    a.wait("the stream broke", |ways| !ways.leads_to(B)).await;
+    assert_eq!(a.carry(B, &parcel(2, 1)), Err(SendError::NotConnected));
+}
+
+#[tokio::test]
+async fn a_broken_way_has_a_higher_number_when_it_is_opened_again() {
+    let (a, mut b) = pair(NetworkConfig::default(), Duration::ZERO).await;
+    let before = (a.opening(B, None).await, b.opening(A, None).await);
+
+    // A malformed parcel ends the stream that it is on; both sides notice.
+    let malformed = RelayParcel {
+        shard: ShardId(SHARDS_MAX),
+        ..parcel(1, 1)
+    };
+    a.carry(B, &malformed).unwrap();
+    let again = a.opening(B, Some(before.0)).await;
+    b.opening(A, Some(before.1)).await;
+    a.carry(B, &parcel(2, 1)).unwrap();
+    assert_eq!(b.take().await, (A, parcel(2, 1)));
+
+    // A node that dies takes both directions with it, and comes back elsewhere.
+    b.die();
+    a.wait("the way broke", |ways| ways.openings().count() == 0)
+        .await;
+    let mut b = Node::start(B, NetworkConfig::default()).await;
+    b.know(&a, Duration::ZERO);
+    a.know(&b, Duration::ZERO);
+    a.opening(B, Some(again)).await;
+    a.carry(B, &parcel(3, 1)).unwrap();
+    assert_eq!(b.take().await, (A, parcel(3, 1)));
+}

@@ -1,0 +1,133 @@
+//! Which nodes relayed parcels can be exchanged with, and whether that was so all the time.
+
+use std::collections::BTreeMap;
+
+use headcount_model::NodeId;
+use tokio::sync::watch;
+
+/// Relay ways: the streams of relayed parcels that are open at present, to other nodes and from
+/// them.
+///
+/// Each opening has a number, higher than that of any stream that was opened before in this
+/// network, so whoever remembers the number of a node's way notices that it broke, however shortly.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RelayWays {
+    opened: u64,
+    to: BTreeMap<NodeId, u64>,
+    from: BTreeMap<NodeId, u64>,
+}
+
+impl RelayWays {
+    /// Returns the number of the latest opening, in either direction, of the way to and from
+    /// `node`; `None` unless both directions are open.
+    ///
+    /// While the number stays the same, nothing that was carried in either direction was lost on
+    /// the way.
+    #[must_use]
+    pub fn opening(&self, node: NodeId) -> Option<u64> {
+        Some(*self.to.get(&node)?.max(self.from.get(&node)?))
+    }
+
+    /// Returns whether parcels can be sent to `node`, whether or not any come from there.
+    #[must_use]
+    pub fn leads_to(&self, node: NodeId) -> bool {
+        self.to.contains_key(&node)
+    }
+
+    /// Returns the nodes whose ways are open in both directions, with [`Self::opening`] of each.
+    pub fn openings(&self) -> impl Iterator<Item = (NodeId, u64)> + '_ {
+        let nodes = self.to.keys().copied();
+        nodes.filter_map(|node| Some((node, self.opening(node)?)))
+    }
+
+    fn streams(&mut self, direction: Direction) -> &mut BTreeMap<NodeId, u64> {
+        match direction {
+            Direction::To => &mut self.to,
+            Direction::From => &mut self.from,
+        }
+    }
+}
+
+/// Which way parcels go on a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    To,
+    From,
+}
+
+/// A stream that is open, for as long as this exists.
+#[derive(Debug)]
+pub(crate) struct OpenWay {
+    ways: watch::Sender<RelayWays>,
+    node: NodeId,
+    direction: Direction,
+    number: u64,
+}
+
+impl OpenWay {
+    /// Enters a stream that was opened right now. One to or from the same node that has not been
+    /// found broken yet is over with it.
+    pub(crate) fn new(ways: &watch::Sender<RelayWays>, node: NodeId, direction: Direction) -> Self {
+        let mut number = 0;
+        ways.send_modify(|ways| {
+            ways.opened += 1;
+            number = ways.opened;
+            ways.streams(direction).insert(node, number);
+        });
+        Self {
+            ways: ways.clone(),
+            node,
+            direction,
+            number,
+        }
+    }
+}
+
+impl Drop for OpenWay {
+    fn drop(&mut self) {
+        self.ways.send_if_modified(|ways| {
+            let streams = ways.streams(self.direction);
+            let is_latest = streams.get(&self.node) == Some(&self.number);
+            if is_latest {
+                streams.remove(&self.node);
+            }
+            is_latest
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: NodeId = NodeId(2);
+
+    #[test]
+    fn a_way_is_open_in_both_directions_or_not_at_all() {
+        let ways = watch::Sender::new(RelayWays::default());
+        let to = OpenWay::new(&ways, NODE, Direction::To);
+        assert_eq!(ways.borrow().opening(NODE), None);
+        assert!(ways.borrow().leads_to(NODE));
+        let from = OpenWay::new(&ways, NODE, Direction::From);
+        assert_eq!(ways.borrow().opening(NODE), Some(2));
+        assert_eq!(ways.borrow().openings().collect::<Vec<_>>(), [(NODE, 2)]);
+        drop(to);
+        assert_eq!(ways.borrow().opening(NODE), None);
+        let _to = OpenWay::new(&ways, NODE, Direction::To);
+        assert_eq!(ways.borrow().opening(NODE), Some(3));
+        drop(from);
+        assert_eq!(ways.borrow().openings().count(), 0);
+    }
+
+    #[test]
+    fn a_late_end_does_not_close_the_next_stream() {
+        let ways = watch::Sender::new(RelayWays::default());
+        let _to = OpenWay::new(&ways, NODE, Direction::To);
+        let old = OpenWay::new(&ways, NODE, Direction::From);
+        let _new = OpenWay::new(&ways, NODE, Direction::From);
+        let seen = ways.subscribe();
+        drop(old);
+        assert_eq!(ways.borrow().opening(NODE), Some(3));
+        assert!(!seen.has_changed().unwrap());
+    }
+}
