@@ -233,7 +233,6 @@ fn put_change(change: &Change) -> proto::Change {
     let change = match change {
         Change::Put(member) => ChangeKind::Put(put_member(member)),
         Change::Leave(member) => ChangeKind::Leave(put_member(member)),
-        Change::Present(member) => ChangeKind::Present(put_member(member)),
     };
     proto::Change {
         change: Some(change),
@@ -409,7 +408,6 @@ fn take_change(change: proto::Change) -> Result<Change, WireError> {
     Ok(match required("change", change.change)? {
         ChangeKind::Put(member) => Change::Put(take_member(&member)?),
         ChangeKind::Leave(member) => Change::Leave(take_member(&member)?),
-        ChangeKind::Present(member) => Change::Present(take_member(&member)?),
     })
 }
 

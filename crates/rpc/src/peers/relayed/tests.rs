@@ -31,7 +31,6 @@ fn member() -> impl Strategy<Value = Member> {
 fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         member().prop_map(Change::Put),
-        member().prop_map(Change::Present),
         member().prop_map(Change::Leave),
     ]
 }
