@@ -86,5 +86,5 @@ mod version;
 
 pub use config::Config;
 pub use problem::{CODES, Code};
-pub use realtime::{Rate, RealtimeConfig};
+pub use realtime::{NodeIdentity, Rate, Realtime, RealtimeConfig};
 pub use server::serve;

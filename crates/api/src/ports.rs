@@ -12,8 +12,9 @@ use futures::stream::BoxStream;
 use headcount_access::{AccessError, Apps, Credential};
 use headcount_model::{
     AppId, ChannelKey, ChannelName, ChannelStatus, ConnectionId, EventKinds, NodeId, Refusal,
-    RegionName, ReportItem, Timestamp, WatchError, WatchEvent, WatchFilter, WatchItem,
+    RegionName, ReportItem, ShardId, Timestamp, WatchError, WatchEvent, WatchFilter, WatchItem,
 };
+use headcount_relay::GatewayMessage;
 
 /// Everything from outside, as [`crate::serve`] takes it.
 #[derive(Clone)]
@@ -28,6 +29,8 @@ pub struct Ports {
     pub entropy: Arc<dyn Entropy>,
     /// Counts of realtime clients.
     pub counting: Arc<dyn Counting>,
+    /// The way to the owners of this region, for messages and presence.
+    pub outlet: Arc<dyn Outlet>,
     /// The node that this listener belongs to.
     pub source: Source,
 }
@@ -229,6 +232,14 @@ pub trait Counting: Send + Sync + 'static {
 
     /// Stops counting a connection, with its attachments and members. Never lost.
     fn forget(&self, app: AppId, connection: ConnectionId);
+}
+
+/// The way of messages and presence to other nodes (design.md section 2.6).
+pub trait Outlet: Send + Sync + 'static {
+    /// Sends something to the regional owner of a shard, under the fence that it names. Never waits,
+    /// and calls nobody back. May lose it together with everything after it on its stream; then
+    /// [`crate::Realtime::owner`] is to be called.
+    fn to_owner(&self, shard: ShardId, message: GatewayMessage);
 }
 
 /// The configuration of keys, and what was revoked since.

@@ -24,7 +24,7 @@ use crate::page::{By, ListParams};
 use crate::path::{Channel, ChannelPath};
 use crate::ports::{Freshness, ListItem, ListQuery, Ports, ReadError, ReadLevel};
 use crate::problem::Problem;
-use crate::realtime::{self, Realtime, RealtimeConfig};
+use crate::realtime::{self, Core};
 use crate::server::Phase;
 use crate::telemetry;
 
@@ -39,20 +39,18 @@ pub(crate) struct Shared {
     pub(crate) event_streams: Arc<Semaphore>,
     /// Written by the server when it shuts down, read by event streams, which would not end.
     pub(crate) phase: watch::Receiver<Phase>,
-    pub(crate) realtime: Arc<Realtime>,
+    pub(crate) realtime: Arc<Core>,
 }
 
 impl Shared {
     pub(crate) fn new(
         config: Config,
-        realtime: RealtimeConfig,
+        realtime: Arc<Core>,
         ports: Ports,
         phase: watch::Receiver<Phase>,
     ) -> Self {
-        let timeout = config.read_timeout;
-        let realtime = Realtime::new(realtime, ports.clone(), phase.clone(), timeout);
         Self {
-            realtime: Arc::new(realtime),
+            realtime,
             nonces: std::sync::Mutex::new(NonceWindow::new(config.nonces_max)),
             event_streams: Arc::new(Semaphore::new(config.event_streams_max)),
             config,

@@ -22,7 +22,7 @@ use crate::connection::{Activity, Idleness, StallGuard};
 use crate::format::Format;
 use crate::ports::Ports;
 use crate::problem::Problem;
-use crate::realtime::RealtimeConfig;
+use crate::realtime::Realtime;
 use crate::routes::{Shared, router};
 use crate::telemetry;
 
@@ -51,15 +51,16 @@ pub(crate) enum Phase {
 /// [`Config::drain_timeout`].
 pub async fn serve(
     config: Config,
-    realtime: RealtimeConfig,
+    realtime: Realtime,
     listener: TcpListener,
     ports: Ports,
     shutdown: impl Future<Output = ()> + Send,
 ) {
     telemetry::describe();
     let drain_timeout = config.drain_timeout;
-    let (phase, _) = watch::channel(Phase::Serving);
-    let shared = Arc::new(Shared::new(config, realtime, ports, phase.subscribe()));
+    let Realtime(core) = realtime;
+    let phase = core.phase.clone();
+    let shared = Arc::new(Shared::new(config, core, ports, phase.subscribe()));
     let connections = TaskTracker::new();
 
     tokio::select! {

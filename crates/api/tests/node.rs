@@ -13,14 +13,15 @@ use futures::{FutureExt as _, StreamExt as _};
 use headcount_access::{AccessError, AppSpec, Apps, Credential, KeySpec, Revocations, Secret};
 use headcount_api::ports::{
     Access, Clock, Counting, Directory, Entropy, Freshness, HistoryQuery, HistoryRead, ListItem,
-    ListQuery, ListRead, Ports, ReadError, ReadLevel, Source, StatusRead,
+    ListQuery, ListRead, Outlet, Ports, ReadError, ReadLevel, Source, StatusRead,
 };
-use headcount_api::{Config, RealtimeConfig};
+use headcount_api::{Config, NodeIdentity, Realtime, RealtimeConfig};
 use headcount_model::{
     AppId, ChannelKey, ChannelStatus, ConnectionId, CursorError, Era, Event, EventId, EventKind,
-    Modes, NodeId, Occupancy, Position, Refusal, RegionName, ReportItem, ShardId, Timestamp,
-    WatchError, WatchEvent, WatchFilter, WatchItem,
+    Incarnation, Modes, NodeId, Occupancy, Position, Refusal, RegionName, ReportItem, ShardId,
+    Timestamp, WatchError, WatchEvent, WatchFilter, WatchItem,
 };
+use headcount_relay::GatewayMessage;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -68,6 +69,8 @@ pub(crate) struct World {
     pub(crate) revocations: Mutex<Revocations>,
     /// What realtime clients are attached to, and their members.
     pub(crate) books: Mutex<Books>,
+    /// What the relay was given for owners.
+    pub(crate) relayed: Mutex<Vec<(ShardId, GatewayMessage)>>,
     randoms: Mutex<u64>,
 }
 
@@ -158,6 +161,7 @@ impl World {
             levels: Mutex::default(),
             revocations: Mutex::new(Revocations::new(10)),
             books: Mutex::default(),
+            relayed: Mutex::default(),
             randoms: Mutex::default(),
         }
     }
@@ -335,6 +339,12 @@ impl Counting for World {
     }
 }
 
+impl Outlet for World {
+    fn to_owner(&self, shard: ShardId, message: GatewayMessage) {
+        self.relayed.lock().unwrap().push((shard, message));
+    }
+}
+
 impl Access for World {
     fn apps(&self) -> Arc<Apps> {
         let key = |id: &str, capability: &str| KeySpec {
@@ -386,6 +396,7 @@ impl Entropy for World {
 pub(crate) struct Node {
     pub(crate) world: Arc<World>,
     pub(crate) address: SocketAddr,
+    pub(crate) realtime: Realtime,
     shutdown: Option<oneshot::Sender<()>>,
     served: JoinHandle<()>,
 }
@@ -414,17 +425,25 @@ impl Node {
             clock: world.clone(),
             entropy: world.clone(),
             counting: world.clone(),
+            outlet: world.clone(),
             source: source(),
         };
         let (shutdown, stopped) = oneshot::channel();
         let stopped = async move {
             let _gone = stopped.await;
         };
-        let served = headcount_api::serve(config, realtime, listener, ports, stopped);
+        let identity = NodeIdentity {
+            node: source().node,
+            incarnation: Incarnation(1),
+            shards: 4,
+        };
+        let realtime = Realtime::new(realtime, ports.clone(), identity);
+        let served = headcount_api::serve(config, realtime.clone(), listener, ports, stopped);
         let served = tokio::spawn(served);
         Self {
             world,
             address,
+            realtime,
             shutdown: Some(shutdown),
             served,
         }

@@ -56,7 +56,7 @@ pub use report::{
     EDGE_BYTES_MAX, Hello, Refusal, RefusalCode, RefusalReason, ReportAck, ReportBatch, ReportItem,
     ReportLimits, SessionError, Welcome,
 };
-pub use shard::{channel_hash, shard_of};
+pub use shard::{channel_hash, name_hash, shard_of, shard_of_hash};
 pub use snapshot::{ChannelSnapshot, RegionSnapshot, ShardSnapshot, ToldOccupancy};
 pub use stage::Stage;
 pub use time::{Monotonic, Now, Timestamp};

@@ -6,11 +6,16 @@ use crate::{ChannelKey, ShardId};
 /// bytes, mixed by the finaliser of SplitMix64, whose avalanche FNV lacks.
 #[must_use]
 pub fn channel_hash(channel: &ChannelKey) -> u64 {
-    let app = channel.app.as_str().bytes();
-    let name = channel.name.as_str().bytes();
+    name_hash(channel.app.as_str(), channel.name.as_str())
+}
+
+/// Returns the same hash for a name that no [`ChannelKey`] has, such as that of a metachannel.
+#[must_use]
+pub fn name_hash(app: &str, name: &str) -> u64 {
     let fnv = app
+        .bytes()
         .chain([0])
-        .chain(name)
+        .chain(name.bytes())
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
@@ -23,7 +28,13 @@ pub fn channel_hash(channel: &ChannelKey) -> u64 {
 /// born.
 #[must_use]
 pub fn shard_of(channel: &ChannelKey, shards: u32) -> ShardId {
-    let remainder = channel_hash(channel) % u64::from(shards.max(1));
+    shard_of_hash(channel_hash(channel), shards)
+}
+
+/// Returns the shard of a channel with this hash.
+#[must_use]
+pub fn shard_of_hash(hash: u64, shards: u32) -> ShardId {
+    let remainder = hash % u64::from(shards.max(1));
     ShardId(u32::try_from(remainder).expect("a remainder of a u32 fits one"))
 }
 

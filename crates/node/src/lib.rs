@@ -23,6 +23,7 @@ mod founding;
 mod gateway;
 mod node;
 mod reading;
+mod relay;
 mod sampling;
 mod shard;
 mod shards;

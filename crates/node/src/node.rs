@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt, TryStreamExt};
+use headcount_api::{NodeIdentity, Realtime};
 use headcount_consensus::store::Store;
 use headcount_consensus::{
     Group, GroupId as RaftGroupId, Host, HostConfig, InitializeError, Member, ReplicaConfig, Role,
@@ -41,6 +42,7 @@ use crate::following::{Feeds, Following};
 use crate::founding::{self, Membership};
 use crate::gateway::{GatewayHandle, GatewayTask};
 use crate::reading::{Elsewhere, Here, holders};
+use crate::relay::{RelayHandle, RelayTask};
 use crate::sampling::Sampler;
 use crate::shards::{Shards, Wakers};
 use crate::tasks::Tasks;
@@ -578,10 +580,12 @@ impl Boot {
         self.follow_peers(&network, &membership);
         let host = self.start_host(node, &network)?;
         let (gateway, gateway_inputs) = GatewayHandle::new();
+        let (relay, relay_mail) = RelayHandle::new();
         let inbound = NodeInbound {
             host: host.clone(),
             shards: self.progress.shards.clone(),
             gateway: gateway.clone(),
+            relay: relay.clone(),
         };
 
         // The control group: from it the node reads everything else.
@@ -686,6 +690,7 @@ impl Boot {
                 feed: self.config.feed.clone(),
                 network: network.clone(),
                 gateway: gateway.clone(),
+                relay: relay.clone(),
                 shards: shards.clone(),
                 wakers: wakers.clone(),
                 control: self.progress.control.clone(),
@@ -711,7 +716,7 @@ impl Boot {
             node,
             region: self.config.node.region.clone(),
             clock: self.clock,
-            network,
+            network: network.clone(),
             shards: shards.clone(),
             control: self.progress.control.clone(),
             incarnation: self.progress.incarnation.clone(),
@@ -731,7 +736,8 @@ impl Boot {
         }
         let stage = Gateway::new(gateway_config, node, incarnation, self.clock.monotonic());
         self.tasks.spawn(gateway_task.run(stage));
-        let feeds = Feeds::new(facts.era, shards, self.store.journal(), elsewhere.clone());
+        let journal = self.store.journal();
+        let feeds = Feeds::new(facts.era, shards.clone(), journal, elsewhere.clone());
         let following = Following {
             region: self.config.node.region.clone(),
             clock: self.clock,
@@ -753,8 +759,40 @@ impl Boot {
             elsewhere,
             watches: watches.clone(),
         };
-        self.serve_reporters(reporter, gateway.clone(), watches);
-        self.serve_clients(client, gateway, directory);
+        let ports = headcount_api::ports::Ports {
+            source: directory.here.source.clone(),
+            directory: Arc::new(directory),
+            access: Arc::new(Keys::new(&self.config)),
+            clock: Arc::new(WallClock),
+            entropy: Arc::new(SystemEntropy),
+            counting: Arc::new(NodeCounting::new(gateway.clone())),
+            outlet: Arc::new(relay.clone()),
+        };
+        let identity = NodeIdentity {
+            node,
+            incarnation,
+            shards: facts.shards,
+        };
+        let realtime = Realtime::new(self.config.realtime.clone(), ports.clone(), identity);
+        let relay_task = RelayTask {
+            node,
+            region: self.config.node.region.clone(),
+            config: headcount_relay::Config {
+                members_max: self.config.realtime.members_max,
+                ..headcount_relay::Config::default()
+            },
+            clock: self.clock,
+            network,
+            shards,
+            control: self.progress.control.clone(),
+            incarnation: self.progress.incarnation.clone(),
+            realtime: realtime.clone(),
+            handle: relay,
+            mail: relay_mail,
+        };
+        self.tasks.spawn(relay_task.run());
+        self.serve_reporters(reporter, gateway, watches);
+        self.serve_clients(client, realtime, ports);
         Ok(())
     }
 
@@ -876,7 +914,7 @@ impl Boot {
         keeper: &Keeper,
     ) {
         let network = &here.network;
-        let (consensus, gossip) = peers::services(network, inbound.shared());
+        let (consensus, gossip, relay) = peers::services(network, inbound.shared());
         let reads = NodeReads {
             here: here.clone(),
             journal: self.store.journal(),
@@ -898,6 +936,7 @@ impl Boot {
             .max_concurrent_streams(PEER_STREAMS_MAX)
             .add_service(consensus)
             .add_service(gossip)
+            .add_service(relay)
             .add_service(control)
             .add_service(read::service(network, reads));
         self.serve_grpc("peer", router, listener);
@@ -956,18 +995,9 @@ impl Boot {
     fn serve_clients(
         &self,
         listener: TcpListener,
-        gateway: GatewayHandle,
-        directory: NodeDirectory,
+        realtime: Realtime,
+        ports: headcount_api::ports::Ports,
     ) {
-        let source = directory.here.source.clone();
-        let ports = headcount_api::ports::Ports {
-            directory: Arc::new(directory),
-            access: Arc::new(Keys::new(&self.config)),
-            clock: Arc::new(WallClock),
-            entropy: Arc::new(SystemEntropy),
-            counting: Arc::new(NodeCounting::new(gateway)),
-            source,
-        };
         let mut draining = self.progress.draining.clone();
         let ended = self.tasks.ended();
         let shutdown = async move {
@@ -978,7 +1008,7 @@ impl Boot {
         };
         self.tasks.spawn(headcount_api::serve(
             self.config.api.clone(),
-            self.config.realtime.clone(),
+            realtime,
             listener,
             ports,
             shutdown,

@@ -5,9 +5,13 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 
 use crate::action;
+use crate::error::FrameError;
+use crate::fields::Fields;
 use crate::format::Format;
+use crate::limits::{MESSAGES_MAX, PRESENCE_MAX};
 use crate::message::Message;
 use crate::presence::PresenceMessage;
+use crate::tree::Value;
 use crate::wire::{Wire, join};
 
 /// Envelope: what the messages of a frame have in common, so that they need not say it themselves.
@@ -106,6 +110,45 @@ impl Broadcast {
         join(format, &own.encode(format), self.shared(format)).into()
     }
 
+    /// The broadcast as one node sends it to another, which reads it with [`Broadcast::from_bytes`].
+    #[must_use]
+    pub fn to_bytes(&self) -> &[u8] {
+        self.shared(Format::MessagePack)
+    }
+
+    /// Reads what another node has sent. Unlike a client, it may say who published and when.
+    ///
+    /// # Errors
+    /// [`FrameError`] names the field that is wrong.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, FrameError> {
+        let value = Value::read(Format::MessagePack, bytes)?;
+        let fields = Fields::of_frame(&value)?;
+        let envelope = Envelope {
+            id: fields.text("id")?,
+            timestamp_ms: fields.unsigned("timestamp")?,
+            connection_id: fields.text("connectionId")?,
+        };
+        let presence = fields.items("presence", PRESENCE_MAX, |fields| {
+            Ok(PresenceMessage {
+                connection_id: fields.text("connectionId")?,
+                timestamp_ms: fields.unsigned("timestamp")?,
+                ..PresenceMessage::read(fields)?
+            })
+        })?;
+        if !presence.is_empty() {
+            return Ok(Self::new(envelope, Content::Presence(presence)));
+        }
+        let messages = fields.items("messages", MESSAGES_MAX, |fields| {
+            Ok(Message {
+                connection_id: fields.text("connectionId")?,
+                timestamp_ms: fields.unsigned("timestamp")?,
+                serial: fields.text("serial")?,
+                ..Message::read(fields)?
+            })
+        })?;
+        Ok(Self::new(envelope, Content::Messages(messages)))
+    }
+
     fn shared(&self, format: Format) -> &[u8] {
         let cell = match format {
             Format::Json => &self.json,
@@ -123,5 +166,58 @@ impl Broadcast {
             };
             shared.encode(format)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::Payload;
+    use crate::presence::PresenceAction;
+
+    fn envelope() -> Envelope {
+        Envelope {
+            id: Some("c:3".to_owned()),
+            timestamp_ms: Some(1_760_000_000_000),
+            connection_id: Some("c".to_owned()),
+        }
+    }
+
+    #[test]
+    fn another_node_reads_what_was_published() {
+        let message = Message {
+            name: Some("greet".to_owned()),
+            client_id: Some("ann".to_owned()),
+            connection_id: Some("c".to_owned()),
+            data: Payload::Bytes((&b"\x00\xff"[..]).into()),
+            extras: Some(serde_json::json!({ "headers": { "a": 1 } })),
+            timestamp_ms: Some(5),
+            serial: Some("s".to_owned()),
+            ..Message::default()
+        };
+        let sent = Broadcast::new(envelope(), Content::Messages(vec![message]));
+        let read = Broadcast::from_bytes(sent.to_bytes()).unwrap();
+        assert_eq!(
+            (read.envelope(), read.content()),
+            (sent.envelope(), sent.content())
+        );
+    }
+
+    #[test]
+    fn another_node_reads_who_is_present() {
+        let member = PresenceMessage {
+            id: Some("c:3:0".to_owned()),
+            action: PresenceAction::Update,
+            client_id: Some("ann".to_owned()),
+            connection_id: Some("c".to_owned()),
+            data: Payload::Text("hi".to_owned()),
+            encoding: None,
+            extras: None,
+            timestamp_ms: Some(5),
+        };
+        let sent = Broadcast::new(Envelope::default(), Content::Presence(vec![member]));
+        let read = Broadcast::from_bytes(sent.to_bytes()).unwrap();
+        assert_eq!(read.content(), sent.content());
+        assert!(Broadcast::from_bytes(b"\x93").is_err());
     }
 }

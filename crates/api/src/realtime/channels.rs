@@ -6,8 +6,9 @@ use std::sync::Arc;
 use headcount_access::{AccessError, Operation, QualifiedName};
 use headcount_model::{ChannelName, MemberId, Occupancy, Refusal, RefusalCode, ReportItem};
 use headcount_realtime::{
-    AttachParams, Broadcast, ChannelModes, Content, Envelope, Message, OccupancyParam,
-    PresenceAction, PresenceId, PresenceMessage, ProtocolError, PublishResult, ServerFrame, flags,
+    AttachParams, Broadcast, ChannelModes, Content, Envelope, Message, MessageAction,
+    OccupancyParam, PresenceAction, PresenceId, PresenceMessage, ProtocolError, PublishResult,
+    ServerFrame, flags,
 };
 use tokio::time::Instant;
 
@@ -139,10 +140,8 @@ impl Connection {
             Ok(name) => Kind::Counted(name),
             Err(_) => Kind::Relayed,
         };
-        let former = self.attachments.get_mut(channel).map(|former| {
-            let members = std::mem::take(&mut former.members);
-            (former.id, former.modes, former.paused, members)
-        });
+        let former = self.attachments.get(channel);
+        let former = former.map(|former| (former.id, former.modes, former.paused));
         if let Kind::Counted(name) = &kind {
             let item = ReportItem::Attach {
                 connection: self.id.clone(),
@@ -151,7 +150,7 @@ impl Connection {
             };
             self.count(vec![item]).await?;
         }
-        let live = former.as_ref().is_some_and(|(_, _, paused, _)| !paused);
+        let live = former.is_some_and(|(_, _, paused)| !paused);
         let since = match (live, serial, params.rewind) {
             (true, _, _) | (false, None, None) => Since::Now,
             (false, Some(serial), _) => Since::Serial(serial),
@@ -165,15 +164,14 @@ impl Connection {
                 modes,
                 echo: self.echo,
                 since,
-                former: former.as_ref().map(|(id, ..)| *id),
+                former: former.map(|(id, ..)| id),
             },
         );
         let occupancy = match (&kind, params.occupancy) {
             (Kind::Counted(name), Some(param)) => {
                 // What the log says does not hold this attachment as it is now.
-                let before = former.as_ref().map_or(Occupancy::ZERO, |(_, modes, ..)| {
-                    modes.counted().occupancy()
-                });
+                let before =
+                    former.map_or(Occupancy::ZERO, |(_, modes, _)| modes.counted().occupancy());
                 let own = modes.counted().occupancy();
                 let id = attached.id;
                 self.realtime.hub.follow(&place, id, &self.mailbox, param);
@@ -209,13 +207,15 @@ impl Connection {
             params: params.echo.clone(),
             error: None,
         };
+        let members_entered = self.attachments.get_mut(channel);
+        let members_entered = members_entered.map(|former| std::mem::take(&mut former.members));
         let attachment = Attachment {
             id: attached.id,
             place,
             kind,
             params,
             modes,
-            members: former.map(|(.., members)| members).unwrap_or_default(),
+            members: members_entered.unwrap_or_default(),
             paused: false,
             serial: Some(attached.serial),
         };
@@ -349,11 +349,12 @@ impl Connection {
         let Some(attachment) = self.attachments.remove(channel) else {
             return;
         };
+        // Before the channel is let go of, with which its members would be.
+        self.leave_members(&attachment.place, attachment.members);
         self.realtime.hub.detach(&attachment.place, attachment.id);
         let Kind::Counted(name) = &attachment.kind else {
             return;
         };
-        self.leave_members(&attachment.place, attachment.members);
         // The same channel may be attached under another spelling, such as one with params.
         if self.is_attached_otherwise(&attachment.place) {
             return;
@@ -400,8 +401,8 @@ impl Connection {
             timestamp_ms: Some(at),
             ..member
         });
-        let leaves = leaves.collect();
-        self.tell_presence(place, None, leaves);
+        let leaves: Vec<_> = leaves.collect();
+        self.realtime.hub.presence(place, &leaves);
     }
 
     /// Makes everything count again after a while in which nothing did.
@@ -434,15 +435,12 @@ impl Connection {
         for (_, attachment) in self.attachments.iter() {
             let members = attachment.members.values();
             let enters = members.map(|member| PresenceMessage {
-                id: Some(self.realtime.draw_id()),
                 action: PresenceAction::Enter,
                 timestamp_ms: Some(at),
                 ..member.clone()
             });
             let enters: Vec<_> = enters.collect();
-            if !enters.is_empty() {
-                self.tell_presence(&attachment.place, None, enters);
-            }
+            self.realtime.hub.presence(&attachment.place, &enters);
         }
     }
 
@@ -516,6 +514,13 @@ impl Connection {
             timestamp_ms: Some(self.realtime.ports.clock.wall().0),
             connection_id: Some(self.names.id.to_string()),
         };
+        if let Some(other) = messages
+            .iter()
+            .find(|one| one.action != MessageAction::Create)
+        {
+            let message = format!("messages are not kept here: action {:?}", other.action);
+            return Err(ProtocolError::new(40000, 400, message));
+        }
         let messages = messages.into_iter().map(|message| {
             let named = message.client_id.as_deref();
             let client_id = self.identity.publisher(named)?.map(str::to_owned);
@@ -529,7 +534,7 @@ impl Connection {
         let broadcast = Arc::new(Broadcast::new(envelope, Content::Messages(messages)));
         let serial = self
             .realtime
-            .publish(&self.app, &name, Some(&self.names.id), &broadcast);
+            .publish(&self.app, &name, Some(&self.id), &broadcast);
         let serials = (0..count).map(|index| format!("{serial}:{index}"));
         Ok(PublishResult {
             serials: serials.collect(),
@@ -587,7 +592,7 @@ impl Connection {
         }
         self.realtime.hub.has_room(&place, &changes)?;
         self.count(reports).await?;
-        self.tell_presence(&place, Some(msg_serial), changes.clone());
+        self.realtime.hub.presence(&place, &changes);
         if let Some(attachment) = self.attachments.get_mut(channel) {
             for change in changes {
                 let client_id = change.client_id.clone().unwrap_or_default();
@@ -602,20 +607,6 @@ impl Connection {
             }
         }
         Ok(())
-    }
-
-    fn tell_presence(&self, place: &Place, msg_serial: Option<u64>, changes: Vec<PresenceMessage>) {
-        let envelope = Envelope {
-            id: Some(match msg_serial {
-                Some(msg_serial) => format!("{}:{msg_serial}", self.names.id),
-                None => self.realtime.draw_id(),
-            }),
-            timestamp_ms: Some(self.realtime.ports.clock.wall().0),
-            connection_id: Some(self.names.id.to_string()),
-        };
-        let content = Content::Presence(changes.clone());
-        let broadcast = Arc::new(Broadcast::new(envelope, content));
-        self.realtime.hub.presence(place, changes, &broadcast);
     }
 
     /// Sends the presence set.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::mailbox::Room;
+use super::mailbox::Capacity;
 use super::rates::Rate;
 
 /// The settings of realtime connections.
@@ -42,6 +42,9 @@ pub struct RealtimeConfig {
     pub memory_messages_max: usize,
     /// Most bytes that a channel remembers.
     pub memory_bytes_max: usize,
+    /// Most bytes that all channels of the node remember together; above it a channel that takes a
+    /// message forgets those before.
+    pub memory_total_max: usize,
     /// Deliveries that may wait for a connection; above it, the channel is detached with 80020 and
     /// can be attached again where it was.
     pub outbound_max: usize,
@@ -68,6 +71,7 @@ impl Default for RealtimeConfig {
             memory: Duration::from_secs(120),
             memory_messages_max: 1_000,
             memory_bytes_max: 4 << 20,
+            memory_total_max: 256 << 20,
             outbound_max: 1_024,
             outbound_bytes_max: 4 << 20,
         }
@@ -76,8 +80,8 @@ impl Default for RealtimeConfig {
 
 impl RealtimeConfig {
     /// How much may wait for a connection.
-    pub(crate) fn room(&self) -> Room {
-        Room {
+    pub(crate) fn capacity(&self) -> Capacity {
+        Capacity {
             deliveries: self.outbound_max,
             bytes: self.outbound_bytes_max,
         }

@@ -18,7 +18,7 @@ use headcount_model::{AppId, ConnectionId};
 use headcount_realtime::{ClientFrame, ConnectionDetails, ProtocolError, ServerFrame};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::Realtime;
+use super::Core;
 use super::attachments::Attachments;
 use super::mailbox::{Mailbox, Order};
 use super::rates::Bucket;
@@ -36,7 +36,7 @@ const REATTACHING_VERSION: u8 = 2;
 
 /// One connection.
 pub(crate) struct Connection {
-    pub(crate) realtime: Arc<Realtime>,
+    pub(crate) realtime: Arc<Core>,
     pub(crate) names: Names,
     /// The same name as the gateway's.
     pub(crate) id: ConnectionId,
@@ -73,7 +73,7 @@ impl From<Broken> for End {
 impl Connection {
     /// Makes a connection and registers it; refused if there are too many.
     pub(crate) fn open(
-        realtime: &Arc<Realtime>,
+        realtime: &Arc<Core>,
         app: AppId,
         transport: &Transport,
         identity: ClientIdRule,
@@ -236,12 +236,12 @@ impl Connection {
         transport: &mut Transport,
         error: Option<ProtocolError>,
     ) -> Result<End, End> {
-        transport.send(&self.connected(error)).await?;
+        let every = self.heartbeat_interval(transport);
+        transport.send(&self.connected(every, error)).await?;
         let version = transport.query.version.unwrap_or(REATTACHING_VERSION);
         if version < REATTACHING_VERSION {
             self.replay_all(transport).await?;
         }
-        let every = self.realtime.config.heartbeat_interval;
         let mut ticks = tokio::time::interval_at(Instant::now() + every, every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
@@ -321,7 +321,16 @@ impl Connection {
         Some(Instant::now() + left)
     }
 
-    fn connected(&self, error: Option<ProtocolError>) -> ServerFrame {
+    /// How often signs of life are sent: as the client wishes, else as usual.
+    fn heartbeat_interval(&self, transport: &Transport) -> Duration {
+        let wish = transport.query.heartbeat_interval_ms;
+        wish.map_or(
+            self.realtime.config.heartbeat_interval,
+            Duration::from_millis,
+        )
+    }
+
+    fn connected(&self, heartbeat: Duration, error: Option<ProtocolError>) -> ServerFrame {
         let config = &self.realtime.config;
         let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let source = &self.realtime.ports.source;
@@ -334,7 +343,7 @@ impl Connection {
                 max_frame_size: config.frame_bytes_max as u64,
                 max_inbound_rate: u64::from(config.inbound_rate.per_second),
                 connection_state_ttl_ms: ms(config.resume_window),
-                max_idle_interval_ms: ms(config.heartbeat_interval),
+                max_idle_interval_ms: ms(heartbeat),
                 server_id: format!("{}.{}", source.region, source.node),
                 site_code: Some(source.region.to_string()),
             }),
@@ -454,7 +463,8 @@ impl Connection {
         };
         self.credential = credential;
         self.identity = identity;
-        transport.feed(&self.connected(None)).await?;
+        let every = self.heartbeat_interval(transport);
+        transport.feed(&self.connected(every, None)).await?;
         self.repermit(transport).await?;
         Ok(None)
     }

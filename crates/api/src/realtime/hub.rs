@@ -4,44 +4,61 @@
 //! attaches misses nothing and is told nothing twice: what is remembered up to that moment is
 //! replayed, everything after it is delivered.
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use headcount_model::{AppId, Occupancy};
+use headcount_model::{
+    AppId, ConnectionId, Fence, Incarnation, MemberId, Monotonic, Now, Occupancy, ShardId, Stage,
+    name_hash, shard_of_hash,
+};
 use headcount_realtime::{
-    Broadcast, ChannelModes, OccupancyParam, PresenceAction, PresenceMessage, ProtocolError, Rewind,
+    Broadcast, ChannelModes, Content, Envelope, OccupancyParam, PresenceAction, PresenceId,
+    PresenceMessage, ProtocolError, Rewind,
+};
+use headcount_relay::{
+    Action, Change, Delivery as Relayed, Gateway, GatewayEffect, GatewayInput, Member, MemberKey,
+    Message as RelayMessage, Newness, OwnerMessage, Refusal, RelayChannel,
 };
 use tokio::time::Instant;
 
+use super::NodeIdentity;
 use super::config::RealtimeConfig;
 use super::mailbox::{AttachmentId, Delivery, Mailbox};
+use crate::ports::Ports;
 use crate::telemetry;
-
-/// How many locks the channels of a node share.
-const PARTITIONS: usize = 64;
 
 /// How often a publish renews its channel's activity, at most: far below any useful linger.
 const ACTIVITY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A channel of an app, by its whole name without params: `room:1`, `[meta]log`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Place {
-    pub(crate) app: AppId,
-    pub(crate) name: Arc<str>,
-}
+pub(crate) type Place = RelayChannel;
 
 /// All channels that this node has to do with.
-#[derive(Debug)]
 pub(crate) struct Hub {
     config: Arc<RealtimeConfig>,
-    partitions: Box<[Mutex<HashMap<Place, Channel>>]>,
+    ports: Ports,
+    /// One for each shard, as the relay has one owner for each.
+    partitions: Box<[Mutex<Partition>]>,
     /// Begins every serial, so that those of another life or node are known.
     boot: String,
+    /// Who publishes what no connection does.
+    own: ConnectionId,
     /// The last number that was given to a message or an attachment.
     last: AtomicU64,
+    /// Bytes that all channels remember.
+    remembered: AtomicUsize,
+    start: Instant,
+}
+
+/// The channels of one shard.
+struct Partition {
+    shard: ShardId,
+    channels: HashMap<Place, Channel>,
+    /// Who is present, and the way to other nodes.
+    relay: Gateway,
+    effects: Vec<GatewayEffect>,
 }
 
 /// A channel as this node knows it.
@@ -49,7 +66,8 @@ pub(crate) struct Hub {
 struct Channel {
     subscribers: BTreeMap<AttachmentId, Subscriber>,
     followers: BTreeMap<AttachmentId, Follower>,
-    members: BTreeMap<(String, String), PresenceMessage>,
+    /// Whether the relay knows that somebody is attached here.
+    interested: bool,
     memory: VecDeque<Remembered>,
     memory_bytes: usize,
     /// The last message of which the channel has heard.
@@ -138,12 +156,33 @@ impl From<SetFull> for ProtocolError {
 }
 
 impl Hub {
-    pub(crate) fn new(config: Arc<RealtimeConfig>, boot: String) -> Self {
+    pub(crate) fn new(
+        config: Arc<RealtimeConfig>,
+        ports: Ports,
+        node: &NodeIdentity,
+        boot: String,
+    ) -> Self {
+        let relay = headcount_relay::Config {
+            members_max: config.members_max,
+            ..headcount_relay::Config::default()
+        };
+        let partition = |number| {
+            Mutex::new(Partition {
+                shard: ShardId(number),
+                channels: HashMap::new(),
+                relay: Gateway::new(relay.clone(), node.node, node.incarnation),
+                effects: Vec::new(),
+            })
+        };
         Self {
             config,
-            partitions: (0..PARTITIONS).map(|_| Mutex::default()).collect(),
+            ports,
+            partitions: (0..node.shards).map(partition).collect(),
+            own: ConnectionId::new(&boot).expect("it is short and printable"),
             boot,
             last: AtomicU64::new(0),
+            remembered: AtomicUsize::new(0),
+            start: Instant::now(),
         }
     }
 
@@ -170,7 +209,7 @@ impl Hub {
         Channel {
             subscribers: BTreeMap::new(),
             followers: BTreeMap::new(),
-            members: BTreeMap::new(),
+            interested: false,
             memory: VecDeque::new(),
             memory_bytes: 0,
             last: before,
@@ -188,13 +227,12 @@ impl Hub {
         };
         let now = Instant::now();
         let mut partition = self.partition(place);
-        let channel = partition
-            .entry(place.clone())
-            .or_insert_with(|| self.fresh());
-        channel.forget(&self.config, now);
-        let live = attaching
-            .former
-            .is_some_and(|former| channel.subscribers.remove(&former).is_some());
+        let channel = partition.channel(place, || self.fresh());
+        self.forget(channel, now);
+        let live = attaching.former.is_some_and(|former| {
+            channel.followers.remove(&former);
+            channel.subscribers.remove(&former).is_some()
+        });
         let (continuous, backlog) = match attaching.since {
             Since::Now => (live, Vec::new()),
             Since::Serial(_) => {
@@ -211,12 +249,26 @@ impl Hub {
             echo: attaching.echo,
         };
         channel.subscribers.insert(id, subscriber);
+        let serial = self.serial(channel.last);
+        if !std::mem::replace(&mut channel.interested, true) {
+            self.take_interest(&mut partition, place, true);
+        }
         Attached {
             id,
-            serial: self.serial(channel.last),
+            serial,
             continuous,
             backlog,
-            members: channel.members.values().cloned().collect(),
+            members: partition.members(place),
+        }
+    }
+
+    /// Lets the relay know whether somebody is attached here.
+    fn take_interest(&self, partition: &mut Partition, place: &Place, on: bool) {
+        let channel = place.clone();
+        if let Some(refusal) = self.relay(partition, GatewayInput::Interest { channel, on }) {
+            // The channel works among those who are attached to this node.
+            telemetry::rejected("relay_channels");
+            tracing::warn!(target: "relay", %place, %refusal, "not relayed");
         }
     }
 
@@ -235,16 +287,14 @@ impl Hub {
             since: Instant::now(),
         };
         let mut partition = self.partition(place);
-        let channel = partition
-            .entry(place.clone())
-            .or_insert_with(|| self.fresh());
+        let channel = partition.channel(place, || self.fresh());
         channel.followers.insert(id, follower);
     }
 
     /// Notes what a follower is told first, unless news have overtaken that.
     pub(crate) fn followed_from(&self, place: &Place, id: AttachmentId, occupancy: Occupancy) {
         let mut partition = self.partition(place);
-        let channel = partition.get_mut(place);
+        let channel = partition.channels.get_mut(place);
         if let Some(follower) = channel.and_then(|channel| channel.followers.get_mut(&id)) {
             follower.last.get_or_insert(occupancy);
         }
@@ -253,61 +303,90 @@ impl Hub {
     /// Detaches.
     pub(crate) fn detach(&self, place: &Place, id: AttachmentId) {
         let mut partition = self.partition(place);
-        if let Entry::Occupied(mut channel) = partition.entry(place.clone()) {
-            let left = channel.get_mut();
-            left.subscribers.remove(&id);
-            left.followers.remove(&id);
-            left.settle();
-            if left.is_idle() {
-                channel.remove();
-            }
+        let Some(channel) = partition.channels.get_mut(place) else {
+            return;
+        };
+        channel.subscribers.remove(&id);
+        channel.followers.remove(&id);
+        channel.settle();
+        let left = channel.subscribers.is_empty() && std::mem::take(&mut channel.interested);
+        if channel.is_idle() {
+            partition.channels.remove(place);
+        }
+        if left {
+            self.take_interest(&mut partition, place, false);
         }
     }
 
-    /// Tells a message to everybody who is attached here, and remembers it. Returns its serial, and
-    /// whether the channel's activity is to be renewed.
+    /// Tells a message to everybody who is attached, here and elsewhere, and remembers it. Returns
+    /// its serial, and whether the channel's activity is to be renewed.
     pub(crate) fn publish(
         &self,
         place: &Place,
-        publisher: Option<&str>,
+        publisher: Option<&ConnectionId>,
         broadcast: &Arc<Broadcast>,
     ) -> (u64, bool) {
         let now = Instant::now();
         let mut partition = self.partition(place);
-        let channel = partition
-            .entry(place.clone())
-            .or_insert_with(|| self.fresh());
-        // Drawn under the lock, so that serials rise along the channel.
-        let serial = self.next();
-        channel.last = serial;
-        channel.memory_bytes += broadcast.size();
-        channel.memory.push_back(Remembered {
-            at: now,
-            serial,
-            broadcast: Arc::clone(broadcast),
-        });
-        channel.forget(&self.config, now);
+        let channel = partition.channel(place, || self.fresh());
+        let from = publisher.map(ConnectionId::as_str);
+        let serial = self.take(channel, from, broadcast);
         let renew = channel
             .renewed
             .is_none_or(|renewed| now - renewed >= ACTIVITY_INTERVAL);
         if renew {
             channel.renewed = Some(now);
         }
-        channel.settle();
-        let room = self.config.room();
-        channel.subscribers.retain(|id, subscriber| {
-            let own = publisher.is_some_and(|from| *subscriber.connection == *from);
-            if !subscriber.modes.contains(ChannelModes::SUBSCRIBE) || own && !subscriber.echo {
-                return true;
-            }
-            let delivery = Delivery {
-                attachment: *id,
-                broadcast: Arc::clone(broadcast),
-                serial: Some(serial),
-            };
-            subscriber.mailbox.deliver(delivery, room)
-        });
+        let message = RelayMessage {
+            channel: place.clone(),
+            publisher: publisher.unwrap_or(&self.own).clone(),
+            body: broadcast.to_bytes().into(),
+        };
+        let _nothing = self.relay(&mut partition, GatewayInput::Publish(message));
         (serial, renew)
+    }
+
+    /// Remembers a message and tells it to everybody who is attached here; returns its serial.
+    fn take(&self, channel: &mut Channel, from: Option<&str>, broadcast: &Arc<Broadcast>) -> u64 {
+        // Drawn under the lock, so that serials rise along the channel.
+        let serial = self.next();
+        let now = Instant::now();
+        channel.last = serial;
+        channel.memory_bytes += broadcast.size();
+        self.remembered
+            .fetch_add(broadcast.size(), Ordering::Relaxed);
+        channel.memory.push_back(Remembered {
+            at: now,
+            serial,
+            broadcast: Arc::clone(broadcast),
+        });
+        self.forget(channel, now);
+        channel.settle();
+        let mode = ChannelModes::SUBSCRIBE;
+        channel.tell(&self.config, mode, from, Some(serial), broadcast);
+        serial
+    }
+
+    /// Forgets messages of a channel that are too old or too many; and when all channels together
+    /// remember too much, whatever the channel remembers.
+    fn forget(&self, channel: &mut Channel, now: Instant) {
+        let config = &self.config;
+        while let Some(oldest) = channel.memory.front() {
+            let fits = channel.memory.len() <= config.memory_messages_max
+                && channel.memory_bytes <= config.memory_bytes_max;
+            let all = self.remembered.load(Ordering::Relaxed) <= config.memory_total_max;
+            if fits && all && now - oldest.at <= config.memory {
+                break;
+            }
+            if !all {
+                telemetry::rejected("memory_total");
+            }
+            let bytes = oldest.broadcast.size();
+            channel.forgotten = channel.forgotten.max(oldest.serial);
+            channel.memory_bytes -= bytes;
+            self.remembered.fetch_sub(bytes, Ordering::Relaxed);
+            channel.memory.pop_front();
+        }
     }
 
     /// Says whether changes fit into the presence set.
@@ -320,78 +399,159 @@ impl Hub {
         changes: &[PresenceMessage],
     ) -> Result<(), SetFull> {
         let partition = self.partition(place);
-        let Some(channel) = partition.get(place) else {
-            return Ok(());
+        let known = |change: &PresenceMessage| {
+            let mut members = partition.relay.members(place);
+            members.any(|member| key(change).is_some_and(|key| member.key == key))
         };
         let fresh = changes
             .iter()
-            .filter(|change| !is_leave(change) && !channel.members.contains_key(&member(change)));
+            .filter(|change| !is_leave(change) && !known(change));
         let max = self.config.members_max;
-        if channel.members.len() + fresh.count() > max {
+        if partition.relay.count(place) + fresh.count() > max {
             return Err(SetFull { max });
         }
         Ok(())
     }
 
-    /// Changes the presence set and tells it to everybody who follows it here.
-    pub(crate) fn presence(
-        &self,
-        place: &Place,
-        changes: Vec<PresenceMessage>,
-        broadcast: &Arc<Broadcast>,
-    ) {
+    /// Changes the presence set and tells it to everybody who follows it, here and elsewhere.
+    pub(crate) fn presence(&self, place: &Place, changes: &[PresenceMessage]) {
         let mut partition = self.partition(place);
-        let channel = partition
-            .entry(place.clone())
-            .or_insert_with(|| self.fresh());
         for change in changes {
-            if is_leave(&change) {
-                channel.members.remove(&member(&change));
-            } else {
-                let present = PresenceMessage {
-                    action: PresenceAction::Present,
-                    ..change
-                };
-                channel.members.insert(member(&present), present);
+            let broadcast = alone(change.clone());
+            if let Some(channel) = partition.channels.get_mut(place) {
+                let mode = ChannelModes::PRESENCE_SUBSCRIBE;
+                channel.tell(&self.config, mode, None, None, &broadcast);
+            }
+            let Some(key) = key(change) else {
+                continue;
+            };
+            let member = Member {
+                key,
+                newness: newness(change),
+                data: broadcast.to_bytes().into(),
+            };
+            let input = GatewayInput::Presence {
+                channel: place.clone(),
+                change: if is_leave(change) {
+                    Change::Leave(member)
+                } else {
+                    Change::Put(member)
+                },
+            };
+            if let Some(refusal) = self.relay(&mut partition, input) {
+                tracing::debug!(target: "relay", %place, %refusal, "a change is not relayed");
             }
         }
-        let room = self.config.room();
-        channel.subscribers.retain(|id, subscriber| {
-            if !subscriber.modes.contains(ChannelModes::PRESENCE_SUBSCRIBE) {
-                return true;
-            }
-            let delivery = Delivery {
-                attachment: *id,
-                broadcast: Arc::clone(broadcast),
-                serial: None,
-            };
-            subscriber.mailbox.deliver(delivery, room)
-        });
     }
 
     /// Returns the presence set.
     pub(crate) fn members(&self, place: &Place) -> Vec<PresenceMessage> {
-        let partition = self.partition(place);
-        let channel = partition.get(place);
-        channel.map_or_else(Vec::new, |channel| {
-            channel.members.values().cloned().collect()
-        })
+        self.partition(place).members(place)
     }
 
     /// Returns what the channel remembers, oldest first.
     pub(crate) fn remembered(&self, place: &Place) -> Vec<(u64, Arc<Broadcast>)> {
         let mut partition = self.partition(place);
-        let Some(channel) = partition.get_mut(place) else {
+        let Some(channel) = partition.channels.get_mut(place) else {
             return Vec::new();
         };
-        channel.forget(&self.config, Instant::now());
+        self.forget(channel, Instant::now());
         channel.after(0)
+    }
+
+    /// Says that a shard's regional owner is reachable, anew or again.
+    pub(crate) fn owner(&self, shard: ShardId, fence: Fence) {
+        self.relay_to(shard, GatewayInput::Owner { fence });
+    }
+
+    /// Says that a shard's regional owner is not reachable.
+    pub(crate) fn owner_lost(&self, shard: ShardId, fence: Fence) {
+        self.relay_to(shard, GatewayInput::OwnerLost { fence });
+    }
+
+    /// Takes what a shard's regional owner says.
+    pub(crate) fn from_owner(&self, shard: ShardId, message: OwnerMessage) {
+        self.relay_to(shard, GatewayInput::FromOwner(message));
+    }
+
+    /// Says that the node has a new incarnation.
+    pub(crate) fn reborn(&self, incarnation: Incarnation) {
+        for partition in &self.partitions {
+            let input = GatewayInput::Reborn { incarnation };
+            let _nothing = self.relay(&mut lock(partition), input);
+        }
+    }
+
+    fn relay_to(&self, shard: ShardId, input: GatewayInput) {
+        let partition = usize::try_from(shard.0).ok();
+        if let Some(partition) = partition.and_then(|at| self.partitions.get(at)) {
+            let _nothing = self.relay(&mut lock(partition), input);
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            monotonic: Monotonic(self.start.elapsed()),
+            wall: self.ports.clock.wall(),
+        }
+    }
+
+    /// Steps a shard's relay and does what it asks for; returns what it refused.
+    fn relay(&self, partition: &mut Partition, input: GatewayInput) -> Option<Refusal> {
+        let mut effects = std::mem::take(&mut partition.effects);
+        partition.relay.step(self.now(), input, &mut effects);
+        let refused = self.carry_out(partition, &mut effects);
+        partition.effects = effects;
+        refused
+    }
+
+    fn carry_out(
+        &self,
+        partition: &mut Partition,
+        effects: &mut Vec<GatewayEffect>,
+    ) -> Option<Refusal> {
+        let mut refused = None;
+        for effect in effects.drain(..) {
+            match effect {
+                GatewayEffect::ToOwner(message) => {
+                    self.ports.outlet.to_owner(partition.shard, message);
+                }
+                GatewayEffect::Deliver { channel, delivery } => {
+                    self.relayed(partition, &channel, delivery);
+                }
+                GatewayEffect::Refused { refusal, .. } => refused = Some(refusal),
+            }
+        }
+        refused
+    }
+
+    /// Tells what came from elsewhere to everybody who is attached here.
+    fn relayed(&self, partition: &mut Partition, place: &Place, relayed: Relayed) {
+        let Some(channel) = partition.channels.get_mut(place) else {
+            return;
+        };
+        match relayed {
+            Relayed::Message(message) => match Broadcast::from_bytes(&message.body) {
+                Ok(broadcast) => {
+                    self.take(channel, None, &Arc::new(broadcast));
+                }
+                Err(error) => {
+                    tracing::warn!(target: "relay", %place, %error, "a message is not understood");
+                }
+            },
+            Relayed::Presence { action, member } => {
+                if let Some(shown) = shown(&member, action) {
+                    let mode = ChannelModes::PRESENCE_SUBSCRIBE;
+                    channel.tell(&self.config, mode, None, None, &alone(shown));
+                }
+            }
+        }
     }
 
     /// Tells those who have followed a channel's occupancy for so long what it is now.
     pub(crate) fn occupancy(&self, place: &Place, occupancy: Occupancy, followed_for: Duration) {
         let mut partition = self.partition(place);
-        let Some(channel) = partition.get_mut(place) else {
+        let Some(channel) = partition.channels.get_mut(place) else {
             return;
         };
         for (id, follower) in &mut channel.followers {
@@ -411,8 +571,9 @@ impl Hub {
     pub(crate) fn followed(&self, app: &AppId) -> Vec<Place> {
         let mut followed = Vec::new();
         for partition in &self.partitions {
-            let channels = lock(partition);
-            let of_app = channels
+            let partition = lock(partition);
+            let of_app = partition
+                .channels
                 .iter()
                 .filter(|(place, channel)| place.app == *app && !channel.followers.is_empty());
             followed.extend(of_app.map(|(place, _)| place.clone()));
@@ -424,23 +585,101 @@ impl Hub {
     pub(crate) fn sweep(&self) {
         let now = Instant::now();
         for partition in &self.partitions {
-            lock(partition).retain(|_, channel| {
-                channel.forget(&self.config, now);
+            lock(partition).channels.retain(|_, channel| {
+                self.forget(channel, now);
                 !channel.is_idle()
             });
         }
     }
 
-    fn partition(&self, place: &Place) -> MutexGuard<'_, HashMap<Place, Channel>> {
-        use std::hash::BuildHasher as _;
-        let hash = foldhash::fast::FixedState::default().hash_one(place);
-        let index = usize::try_from(hash % PARTITIONS as u64).unwrap_or_default();
-        lock(&self.partitions[index])
+    /// Lets the relay act on its deadlines.
+    pub(crate) fn tick(&self) {
+        let now = self.now();
+        for partition in &self.partitions {
+            let mut partition = lock(partition);
+            let due = partition.relay.next_deadline();
+            if due.is_some_and(|due| due <= now.monotonic) {
+                let mut effects = std::mem::take(&mut partition.effects);
+                partition.relay.on_deadline(now, &mut effects);
+                let _nothing = self.carry_out(&mut partition, &mut effects);
+                partition.effects = effects;
+            }
+        }
+    }
+
+    fn partition(&self, place: &Place) -> MutexGuard<'_, Partition> {
+        let hash = name_hash(place.app.as_str(), &place.name);
+        let shards = u32::try_from(self.partitions.len()).unwrap_or(u32::MAX);
+        let shard = shard_of_hash(hash, shards);
+        lock(&self.partitions[shard.0 as usize])
     }
 }
 
-fn lock(partition: &Mutex<HashMap<Place, Channel>>) -> MutexGuard<'_, HashMap<Place, Channel>> {
+fn lock(partition: &Mutex<Partition>) -> MutexGuard<'_, Partition> {
     partition.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Partition {
+    fn channel(&mut self, place: &Place, fresh: impl FnOnce() -> Channel) -> &mut Channel {
+        if !self.channels.contains_key(place) {
+            self.channels.insert(place.clone(), fresh());
+        }
+        self.channels.get_mut(place).expect("it is there by now")
+    }
+
+    fn members(&self, place: &Place) -> Vec<PresenceMessage> {
+        let members = self.relay.members(place);
+        members
+            .filter_map(|member| shown(member, Action::Present))
+            .collect()
+    }
+}
+
+/// A member as it is shown to clients.
+fn shown(member: &Member, action: Action) -> Option<PresenceMessage> {
+    let broadcast = Broadcast::from_bytes(&member.data).ok()?;
+    let Content::Presence(items) = broadcast.content() else {
+        return None;
+    };
+    Some(PresenceMessage {
+        action: match action {
+            Action::Present => PresenceAction::Present,
+            Action::Enter => PresenceAction::Enter,
+            Action::Update => PresenceAction::Update,
+            Action::Leave => PresenceAction::Leave,
+        },
+        ..items.first()?.clone()
+    })
+}
+
+/// One change, as all who follow the set are told it.
+fn alone(change: PresenceMessage) -> Arc<Broadcast> {
+    let envelope = Envelope {
+        id: change.id.clone(),
+        timestamp_ms: change.timestamp_ms,
+        connection_id: change.connection_id.clone(),
+    };
+    Arc::new(Broadcast::new(envelope, Content::Presence(vec![change])))
+}
+
+/// Whose change it is: one client id of one connection.
+fn key(change: &PresenceMessage) -> Option<MemberKey> {
+    Some(MemberKey {
+        connection: ConnectionId::new(change.connection_id.as_deref()?).ok()?,
+        id: MemberId::new(change.client_id.as_deref()?).ok()?,
+    })
+}
+
+/// How new a change is: as its connection has numbered it, or the last if the node has made it.
+fn newness(change: &PresenceMessage) -> Newness {
+    let (id, connection) = (change.id.as_deref(), change.connection_id.as_deref());
+    let made = id
+        .zip(connection)
+        .and_then(|(id, connection)| PresenceId::parse(id, connection));
+    made.map_or(Newness::LAST, |id| Newness {
+        serial: id.msg_serial,
+        index: u32::try_from(id.index).unwrap_or(u32::MAX),
+    })
 }
 
 fn is_leave(change: &PresenceMessage) -> bool {
@@ -450,18 +689,34 @@ fn is_leave(change: &PresenceMessage) -> bool {
     )
 }
 
-/// Whose change it is: one client id of one connection.
-fn member(change: &PresenceMessage) -> (String, String) {
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    (text(&change.connection_id), text(&change.client_id))
-}
-
 impl Channel {
     fn is_idle(&self) -> bool {
-        self.subscribers.is_empty()
-            && self.followers.is_empty()
-            && self.members.is_empty()
-            && self.memory.is_empty()
+        self.subscribers.is_empty() && self.followers.is_empty() && self.memory.is_empty()
+    }
+
+    /// Leaves something for every subscriber with a mode; who has no room for it is a subscriber no
+    /// longer.
+    fn tell(
+        &mut self,
+        config: &RealtimeConfig,
+        mode: ChannelModes,
+        from: Option<&str>,
+        serial: Option<u64>,
+        broadcast: &Arc<Broadcast>,
+    ) {
+        let capacity = config.capacity();
+        self.subscribers.retain(|id, subscriber| {
+            let own = from.is_some_and(|from| *subscriber.connection == *from);
+            if !subscriber.modes.contains(mode) || own && !subscriber.echo {
+                return true;
+            }
+            let delivery = Delivery {
+                attachment: *id,
+                broadcast: Arc::clone(broadcast),
+                serial,
+            };
+            subscriber.mailbox.deliver(delivery, capacity)
+        });
     }
 
     /// While nobody is attached here, messages of other nodes do not come: who comes back cannot be
@@ -469,20 +724,6 @@ impl Channel {
     fn settle(&mut self) {
         if self.subscribers.is_empty() {
             self.forgotten = self.last;
-        }
-    }
-
-    /// Forgets messages that are too old or too many.
-    fn forget(&mut self, config: &RealtimeConfig, now: Instant) {
-        while let Some(oldest) = self.memory.front() {
-            let fits = self.memory.len() <= config.memory_messages_max
-                && self.memory_bytes <= config.memory_bytes_max;
-            if fits && now - oldest.at <= config.memory {
-                break;
-            }
-            self.forgotten = self.forgotten.max(oldest.serial);
-            self.memory_bytes -= oldest.broadcast.size();
-            self.memory.pop_front();
         }
     }
 

@@ -25,6 +25,9 @@ pub(crate) struct Delivery {
     pub(crate) serial: Option<u64>,
 }
 
+/// Orders that may wait: a client that comes back more often at once is a new one.
+const ORDERS_MAX: usize = 4;
+
 /// Something that is to be done by the connection's task.
 #[derive(Debug)]
 pub(crate) enum Order {
@@ -61,20 +64,20 @@ pub(crate) struct Mail {
 
 /// How much may wait for a connection.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Room {
+pub(crate) struct Capacity {
     pub(crate) deliveries: usize,
     pub(crate) bytes: usize,
 }
 
 impl Mailbox {
     /// Leaves a delivery; false if there is no room, and the attachment is lagging from now on.
-    pub(crate) fn deliver(&self, delivery: Delivery, room: Room) -> bool {
+    pub(crate) fn deliver(&self, delivery: Delivery, capacity: Capacity) -> bool {
         let mut mail = self.mail();
         if mail.paused || mail.closed {
             return true;
         }
         let bytes = delivery.broadcast.size();
-        if mail.deliveries.len() >= room.deliveries || mail.bytes + bytes > room.bytes {
+        if mail.deliveries.len() >= capacity.deliveries || mail.bytes + bytes > capacity.bytes {
             telemetry::rejected("subscriber_too_slow");
             mail.lagging.push(delivery.attachment);
             drop(mail);
@@ -102,10 +105,10 @@ impl Mailbox {
         self.news.notify_one();
     }
 
-    /// Gives an order; gives it back if the connection has ended.
+    /// Gives an order; gives it back if the connection has ended, or has too many.
     pub(crate) fn order(&self, order: Order) -> Result<(), Order> {
         let mut mail = self.mail();
-        if mail.closed {
+        if mail.closed || mail.orders.len() >= ORDERS_MAX {
             return Err(order);
         }
         mail.orders.push(order);

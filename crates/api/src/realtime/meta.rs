@@ -114,7 +114,7 @@ impl Connection {
             .ports
             .directory
             .watch(filter, cursor.map(str::to_owned));
-        let after = self.realtime.read_timeout;
+        let after = super::READ_TIMEOUT;
         tokio::time::timeout(after, watch)
             .await
             .unwrap_or_else(|_| {

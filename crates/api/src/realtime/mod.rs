@@ -33,8 +33,11 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use headcount_model::{AppId, ChannelName, ReportItem};
+use headcount_model::{
+    AppId, ChannelName, ConnectionId, Fence, Incarnation, NodeId, ReportItem, ShardId,
+};
 use headcount_realtime::{Broadcast, Content, Envelope, Limits, Message, Payload};
+use headcount_relay::OwnerMessage;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
@@ -61,11 +64,62 @@ const METACHANNELS: [&str; 3] = [lifecycle::LIFECYCLE, CONNECTIONS, LOG];
 /// Most lifecycle events that a rewind by time brings.
 const REWIND_EVENTS_MAX: usize = 1_000;
 
-/// How often channels forget what is too old.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+/// How long the node may take to answer what an attachment needs to know.
+const READ_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How often the relay's deadlines are looked at, which are some seconds away.
+const TICK: Duration = Duration::from_secs(1);
+
+/// After how many ticks channels forget what is too old.
+const SWEEP_TICKS: u64 = 10;
+
+/// The node that connections belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeIdentity {
+    /// Which node.
+    pub node: NodeId,
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// How many shards its cluster has.
+    pub shards: u32,
+}
+
+/// Realtime: the connections of a node and their channels, for whoever brings what other nodes say.
+/// A cheap handle; [`crate::serve`] takes the connections.
+#[derive(Clone, Debug)]
+pub struct Realtime(pub(crate) Arc<Core>);
+
+impl Realtime {
+    /// Makes a node's, without connections.
+    #[must_use]
+    pub fn new(config: RealtimeConfig, ports: Ports, node: NodeIdentity) -> Self {
+        Self(Arc::new(Core::new(config, ports, node)))
+    }
+
+    /// Says that the regional owner of a shard is reachable: a new one, or the same after something
+    /// was lost on the way to it or back.
+    pub fn owner(&self, shard: ShardId, fence: Fence) {
+        self.0.hub.owner(shard, fence);
+    }
+
+    /// Says that the regional owner of a shard is not reachable, or not known.
+    pub fn owner_lost(&self, shard: ShardId, fence: Fence) {
+        self.0.hub.owner_lost(shard, fence);
+    }
+
+    /// Takes what the regional owner of a shard says.
+    pub fn from_owner(&self, shard: ShardId, message: OwnerMessage) {
+        self.0.hub.from_owner(shard, message);
+    }
+
+    /// Says that the node has a new incarnation.
+    pub fn reborn(&self, incarnation: Incarnation) {
+        self.0.hub.reborn(incarnation);
+    }
+}
 
 /// All realtime connections of a node, and the channels that they are attached to.
-pub(crate) struct Realtime {
+pub(crate) struct Core {
     config: Arc<RealtimeConfig>,
     ports: Ports,
     hub: Hub,
@@ -75,28 +129,22 @@ pub(crate) struct Realtime {
     connects: Mutex<Bucket>,
     /// One permit per connection.
     slots: Arc<Semaphore>,
-    phase: watch::Receiver<Phase>,
-    /// How long the node may take to answer a read.
-    read_timeout: Duration,
+    /// Written by the server as it shuts down.
+    pub(crate) phase: watch::Sender<Phase>,
 }
 
-impl std::fmt::Debug for Realtime {
+impl std::fmt::Debug for Core {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Realtime").finish_non_exhaustive()
+        f.debug_struct("Core").finish_non_exhaustive()
     }
 }
 
-impl Realtime {
-    pub(crate) fn new(
-        config: RealtimeConfig,
-        ports: Ports,
-        phase: watch::Receiver<Phase>,
-        read_timeout: Duration,
-    ) -> Self {
+impl Core {
+    fn new(config: RealtimeConfig, ports: Ports, node: NodeIdentity) -> Self {
         let config = Arc::new(config);
         let boot = URL_SAFE_NO_PAD.encode(&ports.entropy.bytes()[..6]);
         Self {
-            hub: Hub::new(Arc::clone(&config), boot),
+            hub: Hub::new(Arc::clone(&config), ports.clone(), &node, boot),
             registry: Registry::default(),
             occupancy: occupancy::Follows::default(),
             encodings: Encodings::default(),
@@ -104,22 +152,24 @@ impl Realtime {
             slots: Arc::new(Semaphore::new(config.connections_max)),
             config,
             ports,
-            phase,
-            read_timeout,
+            phase: watch::Sender::new(Phase::Serving),
         }
     }
 
     /// Lets channels forget, as long as the server runs.
     pub(crate) async fn sweep(&self) {
-        let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
-        loop {
+        let mut ticks = tokio::time::interval(TICK);
+        for tick in 1_u64.. {
             ticks.tick().await;
-            self.hub.sweep();
+            self.hub.tick();
+            if tick % SWEEP_TICKS == 0 {
+                self.hub.sweep();
+            }
         }
     }
 
     fn phase(&self) -> watch::Receiver<Phase> {
-        self.phase.clone()
+        self.phase.subscribe()
     }
 
     fn limits(&self) -> Limits {
@@ -145,7 +195,7 @@ impl Realtime {
         &self,
         app: &AppId,
         name: &ChannelName,
-        connection: Option<&str>,
+        connection: Option<&ConnectionId>,
         broadcast: &Arc<Broadcast>,
     ) -> String {
         let place = Place {

@@ -14,7 +14,7 @@ use headcount_realtime::{Message, MessageAction, OccupancyParam, Payload};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Realtime;
+use super::Core;
 use super::hub::Place;
 use crate::ports::ReadLevel;
 
@@ -37,7 +37,7 @@ pub(crate) struct Follows(Mutex<HashMap<AppId, watch::Receiver<bool>>>);
 
 impl Follows {
     /// Sees to it that an app is watched; returns once it is, or when it takes too long.
-    pub(crate) async fn follow(&self, realtime: &Arc<Realtime>, app: &AppId) {
+    pub(crate) async fn follow(&self, realtime: &Arc<Core>, app: &AppId) {
         let mut watching = match self.apps().entry(app.clone()) {
             Entry::Occupied(watched) => watched.get().clone(),
             Entry::Vacant(vacant) => {
@@ -48,7 +48,7 @@ impl Follows {
         };
         let started = watching.wait_for(|watching| *watching);
         // Without a watch the counts are what they are at present; they follow when there is one.
-        let _late = tokio::time::timeout(realtime.read_timeout, started).await;
+        let _late = tokio::time::timeout(super::READ_TIMEOUT, started).await;
     }
 
     fn apps(&self) -> MutexGuard<'_, HashMap<AppId, watch::Receiver<bool>>> {
@@ -56,7 +56,7 @@ impl Follows {
     }
 
     /// Ends an app's watch if nobody follows it any more; returns whether it has ended.
-    fn end(&self, realtime: &Realtime, app: &AppId) -> bool {
+    fn end(&self, realtime: &Core, app: &AppId) -> bool {
         let mut apps = self.apps();
         // Whoever follows is in the hub before asking for the watch.
         let unused = realtime.hub.followed(app).is_empty();
@@ -68,7 +68,7 @@ impl Follows {
 }
 
 /// Watches an app until nobody follows it.
-async fn watch_app(realtime: Arc<Realtime>, app: AppId, watching: watch::Sender<bool>) {
+async fn watch_app(realtime: Arc<Core>, app: AppId, watching: watch::Sender<bool>) {
     let filter = WatchFilter {
         app: Some(app.clone()),
         prefix: String::new(),
@@ -98,7 +98,7 @@ async fn watch_app(realtime: Arc<Realtime>, app: AppId, watching: watch::Sender<
 
 /// Tells what a watch brings; returns true once nobody wants to know.
 async fn tell(
-    realtime: &Realtime,
+    realtime: &Core,
     app: &AppId,
     mut items: BoxStream<'static, WatchItem>,
     mut missed: bool,
@@ -148,7 +148,7 @@ async fn tell(
 }
 
 /// Reads the counts of every channel that is followed, after something may have been missed.
-async fn sync(realtime: &Realtime, app: &AppId) {
+async fn sync(realtime: &Core, app: &AppId) {
     for place in realtime.hub.followed(app) {
         let Ok(name) = ChannelName::new(&place.name) else {
             continue;
@@ -159,20 +159,20 @@ async fn sync(realtime: &Realtime, app: &AppId) {
     }
 }
 
-async fn read(realtime: &Realtime, app: &AppId, name: &ChannelName) -> Option<Occupancy> {
+async fn read(realtime: &Core, app: &AppId, name: &ChannelName) -> Option<Occupancy> {
     let channel = ChannelKey {
         app: app.clone(),
         name: name.clone(),
     };
     let read = realtime.ports.directory.status(channel, ReadLevel::Local);
-    let read = tokio::time::timeout(realtime.read_timeout, read).await;
+    let read = tokio::time::timeout(super::READ_TIMEOUT, read).await;
     Some(read.ok()?.ok()?.status.occupancy.metrics)
 }
 
 /// Returns a channel's counts for somebody who has just attached with `own`, and had `before`: as
 /// the log knows them, with what it cannot know yet.
 pub(super) async fn at_attach(
-    realtime: &Realtime,
+    realtime: &Core,
     app: &AppId,
     name: &ChannelName,
     before: Occupancy,

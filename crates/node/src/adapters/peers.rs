@@ -8,13 +8,14 @@ use futures::future::BoxFuture;
 use headcount_consensus::{Host, PeerError, Peers};
 use headcount_model::{NodeId, ShardId};
 use headcount_placement::GroupId;
-use headcount_rpc::peers::{Inbound, Network, SendError};
+use headcount_rpc::peers::{Inbound, Network, RelayMessage, RelayParcel, SendError};
 use headcount_wire::proto::consensus::v1::envelope::Body;
 use headcount_wire::proto::consensus::v1::{Envelope, SnapshotHeader, SnapshotReply};
 use headcount_wire::{Parcel, ParcelBody};
 use tokio::sync::watch;
 
 use crate::gateway::GatewayHandle;
+use crate::relay::{RelayHandle, RelayMail};
 use crate::shard::Mail;
 use crate::shards::Shards;
 
@@ -64,6 +65,7 @@ pub(crate) struct NodeInbound {
     /// Known once the node has a cluster.
     pub(crate) shards: watch::Receiver<Option<Shards>>,
     pub(crate) gateway: GatewayHandle,
+    pub(crate) relay: RelayHandle,
 }
 
 impl NodeInbound {
@@ -92,6 +94,15 @@ impl Inbound for NodeInbound {
         } else if let Some(hosted) = self.shard(shard) {
             hosted.mailbox.post(Mail::Parcel(body));
         }
+    }
+
+    fn relayed(&self, from: NodeId, parcel: RelayParcel) {
+        if let RelayMessage::Gateway(message) = &parcel.message
+            && message.node != from
+        {
+            return tracing::warn!(target: "relay", %from, "a node speaks for another");
+        }
+        self.relay.post(RelayMail::Parcel(parcel));
     }
 
     fn snapshot(

@@ -466,6 +466,7 @@ fn realtime(raw: &RawConfig) -> headcount_api::RealtimeConfig {
         memory: raw.memory,
         memory_messages_max: raw.memory_messages_max,
         memory_bytes_max: raw.memory_bytes_max.as_usize(),
+        memory_total_max: raw.memory_total_max.as_usize(),
         outbound_max: raw.outbound_max,
         outbound_bytes_max: raw.outbound_bytes_max.as_usize(),
     }

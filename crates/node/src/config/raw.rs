@@ -449,6 +449,9 @@ sections! {
         memory_messages_max: usize = 1_000, 1..=1_000_000;
         /// Most bytes that a channel remembers.
         memory_bytes_max: Bytes = Bytes::mib(4), Bytes::kib(1)..=Bytes::mib(256);
+        /// Most bytes that all channels of the node remember together. Above it a channel that takes
+        /// a message forgets those before.
+        memory_total_max: Bytes = Bytes::mib(256), Bytes::mib(1)..=Bytes::mib(65536);
         /// Most deliveries that may wait for a connection. One that is slower loses the channel
         /// (80020), and may attach it again where it was.
         outbound_max: usize = 1_024, 16..=100_000;

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
 use crate::gateway::GatewayHandle;
+use crate::relay::RelayHandle;
 use crate::shard::{Driver, DriverConfig, DriverStats, Machine, Mail, Replica, mailbox};
 use crate::shards::{Hosted, Shards, Wakers};
 use crate::tasks::Tasks;
@@ -33,6 +34,7 @@ pub(crate) struct Hosting {
     pub(crate) feed: headcount_feed::Config,
     pub(crate) network: Network,
     pub(crate) gateway: GatewayHandle,
+    pub(crate) relay: RelayHandle,
     pub(crate) shards: Shards,
     pub(crate) wakers: Wakers,
     pub(crate) control: watch::Receiver<Arc<Control>>,
@@ -172,6 +174,7 @@ impl Hosting {
             gossip: self.gossip,
             network: self.network.clone(),
             gateway: self.gateway.clone(),
+            relay: self.relay.clone(),
             control: self.control.clone(),
             incarnation: self.incarnation.clone(),
         };

@@ -23,6 +23,7 @@ use super::replica::{AppliedItem, Replica};
 use super::told::Told;
 use crate::clock::Clock;
 use crate::gateway::GatewayHandle;
+use crate::relay::RelayHandle;
 use crate::telemetry;
 
 /// Letters that may wait for a driver. Gateways have at most a window of updates each under way,
@@ -85,6 +86,7 @@ pub(crate) struct DriverConfig {
     pub(crate) gossip: headcount_gossip::Config,
     pub(crate) network: Network,
     pub(crate) gateway: GatewayHandle,
+    pub(crate) relay: RelayHandle,
     pub(crate) control: watch::Receiver<Arc<Control>>,
     /// This node's incarnation, 0 before it has started.
     pub(crate) incarnation: watch::Receiver<Incarnation>,
@@ -265,6 +267,10 @@ impl Driver {
                         || FeedInput::Advanced(Position::end_of(index)),
                         |logged| {
                             note_told(&logged);
+                            if self.owning.is_some() {
+                                let events = logged.events.iter().map(|told| &told.event);
+                                self.config.relay.activated(self.replica.id, events);
+                            }
                             FeedInput::Logged(logged)
                         },
                     );

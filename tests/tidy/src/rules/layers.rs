@@ -24,7 +24,7 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
     // `rpc` carries the relay's messages and checks them, as `consensus` does with its stages'
     // words: `wire` stands before all stages, and past these two nobody speaks protobuf.
     ("rpc", &["model", "wire", "relay"]),
-    ("api", &["model", "access", "realtime"]),
+    ("api", &["model", "access", "realtime", "relay"]),
     ("integrations", &["model"]),
     ("client", &["model", "wire"]),
     // composition

@@ -1,0 +1,461 @@
+//! The relay's task: messages and presence between this node's front end, the owners of its
+//! region, and those of other regions (R17).
+//!
+//! Everything that it is told may be dropped when there is too much; whoever misses something
+//! starts over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use headcount_api::Realtime;
+use headcount_model::{
+    ChannelKey, ChannelName, Event, EventKind, Fence, Incarnation, Monotonic, NodeId, RegionName,
+    ShardId, Stage,
+};
+use headcount_placement::Control;
+use headcount_relay::{
+    Config, GatewayMessage, Owner, OwnerEffect, OwnerInput, Regions, RelayChannel,
+};
+use headcount_rpc::peers::{Network, RelayMessage, RelayParcel, RelayWays, SendError};
+use tokio::sync::{mpsc, watch};
+
+use crate::clock::Clock;
+use crate::shards::Shards;
+use crate::telemetry;
+
+/// Letters that may wait for the relay.
+const MAIL_MAX: usize = 16_384;
+
+/// How long after something was too much for the way to another node it is tried anew. At once, a set
+/// that is larger than the queue would be begun for ever.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Most letters that are read before anything else is looked at.
+const MAIL_BATCH: usize = 256;
+
+/// What the relay is told.
+#[derive(Debug)]
+pub(crate) enum RelayMail {
+    /// The front end has something for the owner of a shard.
+    ToOwner(ShardId, GatewayMessage),
+    /// Another node sent something.
+    Parcel(RelayParcel),
+    /// The log says that channels of a shard went active in regions.
+    Activated(ShardId, Vec<(RegionName, RelayChannel)>),
+}
+
+/// The way to the relay. A cheap handle.
+#[derive(Clone, Debug)]
+pub(crate) struct RelayHandle {
+    mail: mpsc::Sender<RelayMail>,
+    /// Shards of which something for the owner was dropped: their streams begin anew.
+    dropped: Arc<Mutex<BTreeSet<ShardId>>>,
+}
+
+impl RelayHandle {
+    /// Makes the handle and the other end of its queue.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<RelayMail>) {
+        let (mail, receiver) = mpsc::channel(MAIL_MAX);
+        let dropped = Arc::default();
+        (Self { mail, dropped }, receiver)
+    }
+
+    /// Tells the relay something, unless it is too far behind.
+    pub(crate) fn post(&self, mail: RelayMail) {
+        if let Err(mpsc::error::TrySendError::Full(mail)) = self.mail.try_send(mail) {
+            telemetry::mail_dropped();
+            if let RelayMail::ToOwner(shard, _) = mail {
+                self.dropped().insert(shard);
+            }
+        }
+    }
+
+    /// Tells the relay which channels went active in an entry of a shard that this node owns.
+    pub(crate) fn activated<'a>(&self, shard: ShardId, events: impl Iterator<Item = &'a Event>) {
+        let active = events.filter(|event| event.kind == EventKind::RegionActive);
+        let activations: Vec<_> = active
+            .map(|event| (event.region.clone(), RelayChannel::from(&event.channel)))
+            .collect();
+        if !activations.is_empty() {
+            self.post(RelayMail::Activated(shard, activations));
+        }
+    }
+
+    fn dropped(&self) -> std::sync::MutexGuard<'_, BTreeSet<ShardId>> {
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl headcount_api::ports::Outlet for RelayHandle {
+    fn to_owner(&self, shard: ShardId, message: GatewayMessage) {
+        self.post(RelayMail::ToOwner(shard, message));
+    }
+}
+
+/// An owner that is there, and the opening of the way to it, 0 for this node itself.
+type Way = (NodeId, Fence, u64);
+
+/// A shard that this node owns in its region.
+struct Owned {
+    stage: Owner,
+    fence: Fence,
+    live: Vec<(NodeId, Incarnation)>,
+    regions: BTreeMap<RegionName, Option<Way>>,
+    expired: BTreeMap<RegionName, Fence>,
+}
+
+/// What the relay's task works with.
+pub(crate) struct RelayTask {
+    pub(crate) node: NodeId,
+    pub(crate) region: RegionName,
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) network: Network,
+    pub(crate) shards: Shards,
+    pub(crate) control: watch::Receiver<Arc<Control>>,
+    pub(crate) incarnation: watch::Receiver<Incarnation>,
+    pub(crate) realtime: Realtime,
+    pub(crate) handle: RelayHandle,
+    pub(crate) mail: mpsc::Receiver<RelayMail>,
+}
+
+impl RelayTask {
+    /// Runs until every handle is gone.
+    pub(crate) async fn run(mut self) {
+        let mut ways = self.network.relay_ways();
+        let mut state = State::default();
+        let mut letters = Vec::new();
+        self.control.mark_changed();
+        loop {
+            let deadline = state.next_deadline();
+            tokio::select! {
+                biased;
+                changed = self.control.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.settle(&mut state, &ways.borrow_and_update().clone());
+                }
+                changed = self.incarnation.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.realtime.reborn(*self.incarnation.borrow_and_update());
+                    self.settle(&mut state, &ways.borrow_and_update().clone());
+                }
+                changed = ways.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.settle(&mut state, &ways.borrow_and_update().clone());
+                }
+                count = self.mail.recv_many(&mut letters, MAIL_BATCH) => {
+                    if count == 0 {
+                        return;
+                    }
+                    for letter in letters.drain(..) {
+                        self.letter(&mut state, letter);
+                    }
+                }
+                () = sleep_until(&self.clock, deadline) => self.due(&mut state),
+            }
+            for shard in std::mem::take(&mut *self.handle.dropped()) {
+                state.refuse(shard, None, self.clock.monotonic());
+            }
+        }
+    }
+
+    /// Lets deadlines act, and begins ways anew.
+    fn due(&self, state: &mut State) {
+        let now = self.clock.monotonic();
+        let due = state.owned.iter().filter(|(_, owned)| {
+            let at = owned.stage.next_deadline();
+            at.is_some_and(|at| at <= now)
+        });
+        let due: Vec<_> = due.map(|(shard, _)| *shard).collect();
+        for shard in due {
+            self.step(state, shard, None);
+        }
+        let refused = state.refused.extract_if(.., |_, at| *at <= now);
+        let refused: Vec<_> = refused.map(|(way, _)| way).collect();
+        for (shard, region) in refused {
+            let Some(region) = region else {
+                if let Some((_, fence, _)) = state.owners.get(&shard).copied().flatten() {
+                    self.realtime.owner(shard, fence);
+                }
+                continue;
+            };
+            let owned = state.owned.get(&shard);
+            let way = owned.and_then(|owned| owned.regions.get(&region).copied().flatten());
+            if let Some((_, fence, _)) = way {
+                self.step(
+                    state,
+                    shard,
+                    Some(OwnerInput::RegionOwner { region, fence }),
+                );
+            }
+        }
+    }
+
+    /// Takes up and lays down what the control group says, and tells everybody whom they reach.
+    fn settle(&self, state: &mut State, ways: &RelayWays) {
+        let control = self.control.borrow().clone();
+        let incarnation = *self.incarnation.borrow();
+        let way = |region: &RegionName, shard| -> (Option<Fence>, Option<Way>) {
+            let owner = control.owner(region, shard);
+            let reached = owner.and_then(|owner| {
+                let opening = if owner.node == self.node {
+                    0
+                } else {
+                    ways.opening(owner.node)?
+                };
+                Some((owner.node, owner.fence, opening))
+            });
+            (owner.map(|owner| owner.fence), reached)
+        };
+        let live = control.nodes().iter().filter(|(_, node)| node.is_live());
+        let live = live.filter(|(_, node)| node.region == self.region);
+        let live: Vec<_> = live.map(|(id, node)| (*id, node.incarnation)).collect();
+        for shard in control.shards() {
+            let ours = control.owner(&self.region, shard).filter(|owner| {
+                // R4: nobody acts under a fence of an earlier life.
+                owner.node == self.node && owner.incarnation == incarnation && incarnation.0 > 0
+            });
+            self.own(state, &control, shard, ours.map(|owner| owner.fence));
+            if state.owned.contains_key(&shard) {
+                self.tell_owner(state, &control, shard, &live, &way);
+            }
+            let (fence, reached) = way(&self.region, shard);
+            let reached = reached.filter(|(node, ..)| {
+                // This node's own owner is there once it was taken up.
+                *node != self.node || state.owned.contains_key(&shard)
+            });
+            let known = state.owners.insert(shard, reached);
+            if known == Some(reached) {
+                continue;
+            }
+            match (reached, fence, known.flatten()) {
+                (Some((_, fence, _)), ..) => self.realtime.owner(shard, fence),
+                (None, Some(fence), _) | (None, None, Some((_, fence, _))) => {
+                    self.realtime.owner_lost(shard, fence);
+                }
+                (None, None, None) => {}
+            }
+        }
+    }
+
+    /// Makes this node's owner of a shard the one under a fence, or none.
+    fn own(&self, state: &mut State, control: &Control, shard: ShardId, fence: Option<Fence>) {
+        let held = state.owned.get(&shard).map(|owned| owned.fence);
+        if held == fence {
+            return;
+        }
+        let Some(fence) = fence else {
+            state.owned.remove(&shard);
+            return;
+        };
+        let regions = control.regions().keys();
+        let awaited = regions.filter(|region| control.owner(region, shard).is_some());
+        let owned = Owned {
+            stage: Owner::new(
+                self.config.clone(),
+                self.region.clone(),
+                fence,
+                awaited.cloned(),
+                self.clock.monotonic(),
+            ),
+            fence,
+            live: Vec::new(),
+            regions: BTreeMap::new(),
+            expired: BTreeMap::new(),
+        };
+        state.owned.insert(shard, owned);
+    }
+
+    /// Tells this node's owner of a shard who is alive and whom it reaches.
+    fn tell_owner(
+        &self,
+        state: &mut State,
+        control: &Control,
+        shard: ShardId,
+        live: &[(NodeId, Incarnation)],
+        way: &dyn Fn(&RegionName, ShardId) -> (Option<Fence>, Option<Way>),
+    ) {
+        let mut inputs = Vec::new();
+        if let Some(owned) = state.owned.get_mut(&shard) {
+            if owned.live != live {
+                owned.live = live.to_vec();
+                let live = live.to_vec();
+                inputs.push(OwnerInput::Gateways { live });
+            }
+            for (region, fence) in control.voids(shard) {
+                if owned.expired.insert(region.clone(), fence) != Some(fence) {
+                    let region = region.clone();
+                    inputs.push(OwnerInput::RegionExpired { region, fence });
+                }
+            }
+            let others = control.regions().keys();
+            for region in others.filter(|region| **region != self.region) {
+                let (fence, reached) = way(region, shard);
+                let known = owned.regions.insert(region.clone(), reached);
+                if known == Some(reached) {
+                    continue;
+                }
+                let region = region.clone();
+                match (reached, fence, known.flatten()) {
+                    (Some((_, fence, _)), ..) => {
+                        inputs.push(OwnerInput::RegionOwner { region, fence });
+                    }
+                    (None, Some(fence), _) | (None, None, Some((_, fence, _))) => {
+                        inputs.push(OwnerInput::RegionLost { region, fence });
+                    }
+                    (None, None, None) => {}
+                }
+            }
+        }
+        for input in inputs {
+            self.step(state, shard, Some(input));
+        }
+    }
+
+    fn letter(&self, state: &mut State, letter: RelayMail) {
+        match letter {
+            RelayMail::ToOwner(shard, message) => {
+                let Some((node, fence, _)) = state.owners.get(&shard).copied().flatten() else {
+                    return;
+                };
+                if fence != message.fence {
+                    return;
+                }
+                if node == self.node {
+                    self.from_gateway(state, shard, message);
+                } else if !self.carry(node, shard, RelayMessage::Gateway(message)) {
+                    state.refuse(shard, None, self.clock.monotonic());
+                }
+            }
+            RelayMail::Parcel(RelayParcel { shard, message }) => match message {
+                RelayMessage::Gateway(message) => self.from_gateway(state, shard, message),
+                RelayMessage::Owner(message) => self.realtime.from_owner(shard, message),
+                RelayMessage::Region(message) => {
+                    self.step(state, shard, Some(OwnerInput::FromRegion(message)));
+                }
+            },
+            RelayMail::Activated(shard, activations) => {
+                self.step(state, shard, Some(OwnerInput::Activated { activations }));
+            }
+        }
+    }
+
+    fn from_gateway(&self, state: &mut State, shard: ShardId, message: GatewayMessage) {
+        if !state.owned.contains_key(&shard) {
+            return;
+        }
+        let items = message.items.iter();
+        let active = items.map(|item| {
+            let channel = item.channel();
+            channel.map_or_else(Regions::new, |channel| self.active(shard, channel))
+        });
+        let active = active.collect();
+        let input = OwnerInput::FromGateway { message, active };
+        self.step(state, shard, Some(input));
+    }
+
+    /// Returns the regions in which a channel is active, as the log says; a metachannel is active
+    /// everywhere.
+    fn active(&self, shard: ShardId, channel: &RelayChannel) -> Regions {
+        let Ok(name) = ChannelName::new(&channel.name) else {
+            let control = self.control.borrow().clone();
+            return control.regions().keys().cloned().collect();
+        };
+        let key = ChannelKey {
+            app: channel.app.clone(),
+            name,
+        };
+        let status = self
+            .shards
+            .get(shard)
+            .and_then(|hosted| hosted.replica.read().status(&key));
+        let regions = status.map(|status| status.regions).unwrap_or_default();
+        regions.into_iter().map(|(region, _)| region).collect()
+    }
+
+    /// Steps this node's owner of a shard, or lets its deadlines act, and does what it asks for.
+    fn step(&self, state: &mut State, shard: ShardId, input: Option<OwnerInput>) {
+        let Some(owned) = state.owned.get_mut(&shard) else {
+            return;
+        };
+        let (now, mut effects) = (self.clock.now(), Vec::new());
+        match input {
+            Some(input) => owned.stage.step(now, input, &mut effects),
+            None => owned.stage.on_deadline(now, &mut effects),
+        }
+        let mut refused = Vec::new();
+        for effect in effects {
+            match effect {
+                OwnerEffect::ToGateway { node, message } if node == self.node => {
+                    self.realtime.from_owner(shard, message);
+                }
+                OwnerEffect::ToGateway { node, message } => {
+                    // The gateway sees the hole with the next message.
+                    let _carried = self.carry(node, shard, RelayMessage::Owner(message));
+                }
+                OwnerEffect::ToRegion { region, message } => {
+                    let way = owned.regions.get(&region).copied().flatten();
+                    if let Some((node, fence, _)) = way
+                        && fence == message.to
+                        && !self.carry(node, shard, RelayMessage::Region(message))
+                    {
+                        refused.push(region);
+                    }
+                }
+            }
+        }
+        for region in refused {
+            state.refuse(shard, Some(region), now.monotonic);
+        }
+    }
+
+    /// Puts something on its way; false if it was too much for it. Where there is no way, everything
+    /// begins anew once there is one.
+    fn carry(&self, to: NodeId, shard: ShardId, message: RelayMessage) -> bool {
+        let parcel = RelayParcel { shard, message };
+        let carried = self.network.carry(to, &parcel);
+        if let Err(error) = carried {
+            tracing::debug!(target: "relay", shard = shard.0, %to, %error, "not carried");
+        }
+        carried != Err(SendError::Full)
+    }
+}
+
+/// What the relay's task knows.
+#[derive(Default)]
+struct State {
+    owned: BTreeMap<ShardId, Owned>,
+    /// The owners of this node's region, as the front end was told of them.
+    owners: BTreeMap<ShardId, Option<Way>>,
+    /// Ways on which something was refused, and when they are begun anew: to the owner of this
+    /// region, or of another.
+    refused: BTreeMap<(ShardId, Option<RegionName>), Monotonic>,
+}
+
+impl State {
+    /// Has a way begun anew after a pause.
+    fn refuse(&mut self, shard: ShardId, region: Option<RegionName>, now: Monotonic) {
+        let at = now.after(PAUSE);
+        self.refused.entry((shard, region)).or_insert(at);
+    }
+
+    fn next_deadline(&self) -> Option<Monotonic> {
+        let stages = self.owned.values();
+        let stages = stages.filter_map(|owned| owned.stage.next_deadline());
+        stages.chain(self.refused.values().copied()).min()
+    }
+}
+
+async fn sleep_until(clock: &Clock, deadline: Option<Monotonic>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(clock.instant(at)).await,
+        None => std::future::pending().await,
+    }
+}
