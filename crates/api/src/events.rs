@@ -28,7 +28,7 @@ use crate::telemetry;
 /// The metachannel on which the same events are found, and whose capability they need.
 const LIFECYCLE: &str = "[meta]channel.lifecycle";
 /// The header by which a reader that reconnects tells where it was.
-const LAST_EVENT_ID: &str = "last-event-id";
+pub(crate) const LAST_EVENT_ID: &str = "last-event-id";
 
 /// Starts a stream: `prefix` and `kinds` (names of events, separated by commas) choose, the header
 /// `Last-Event-ID` or else `cursor` resumes.

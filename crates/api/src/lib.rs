@@ -15,6 +15,7 @@
 //! | `GET /channels/{id}` | the channel's global `ChannelDetails`; never activates it |
 //! | `GET /channels` | a page of the sorted walk over active channels, with links |
 //! | `GET /events` | lifecycle events as server-sent events |
+//! | `GET /sse` | messages of channels and metachannels as server-sent events |
 //! | `GET /time` | `[milliseconds since the epoch]` |
 //! | `POST /keys/{keyName}/requestToken` | a token, 201 |
 //! | `GET /` with an upgrade | the realtime protocol over a websocket |

@@ -78,6 +78,8 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/channels/{*name}", get(status))
         .route("/keys/{keyName}/requestToken", post(request_token))
         .route("/events", get(events::events))
+        .route("/sse", get(realtime::event_stream))
+        .route("/event-stream", get(realtime::event_stream))
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
         .fallback(async || Problem::NotFound)
         .layer(axum::middleware::from_fn_with_state(

@@ -60,7 +60,8 @@ pub async fn serve(
     let drain_timeout = config.drain_timeout;
     let Realtime(core) = realtime;
     let phase = core.phase.clone();
-    let shared = Arc::new(Shared::new(config, core, ports, phase.subscribe()));
+    let shared = Shared::new(config, Arc::clone(&core), ports, phase.subscribe());
+    let shared = Arc::new(shared);
     let connections = TaskTracker::new();
 
     tokio::select! {
@@ -71,8 +72,14 @@ pub async fn serve(
     // First the listener, so that a client that reconnects does so elsewhere.
     drop(listener);
     connections.close();
+    core.tasks.close();
     phase.send_replace(Phase::Draining);
-    if timeout(drain_timeout, connections.wait()).await.is_err() {
+    let ended = async {
+        // Realtime connections tell their clients where to go, and stop counting.
+        core.tasks.wait().await;
+        connections.wait().await;
+    };
+    if timeout(drain_timeout, ended).await.is_err() {
         tracing::warn!(target: "api", left = connections.len(), "connections cut at shutdown");
     }
     phase.send_replace(Phase::Ended);

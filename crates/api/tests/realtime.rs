@@ -749,3 +749,72 @@ async fn a_new_token_takes_the_old_ones_place() {
         [Modes::SUBSCRIBE.union(Modes::PRESENCE_SUBSCRIBE)]
     );
 }
+
+/// Reads server-sent events from a raw connection until `count` blocks with data have come.
+async fn blocks(node: &Node, target: &str, last: Option<&str>, count: usize) -> Vec<String> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut socket = TcpStream::connect(node.address).await.unwrap();
+    let last = last.map_or_else(String::new, |last| format!("last-event-id: {last}\r\n"));
+    let head = format!(
+        "GET {target} HTTP/1.1\r\nhost: x\r\n{}\r\n{last}\r\n",
+        crate::node::root()
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    let reading = async {
+        let mut bytes = [0; 4096];
+        while text.matches("\ndata: ").count() < count {
+            let read = socket.read(&mut bytes).await.unwrap();
+            assert!(read > 0, "the stream goes on: {text}");
+            text.push_str(std::str::from_utf8(&bytes[..read]).unwrap());
+        }
+    };
+    timeout(PATIENCE, reading)
+        .await
+        .expect("events come in time");
+    let blocks = text.split("\n\n");
+    blocks
+        .filter(|block| block.contains("data: "))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn line<'a>(block: &'a str, name: &str) -> &'a str {
+    let line = block.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap_or_else(|| panic!("{name} in {block}"))
+}
+
+#[tokio::test]
+async fn channels_are_followed_as_server_sent_events_and_gone_on_with() {
+    let node = Node::start().await;
+    let mut publisher = Client::root(&node).await;
+    publisher.publish("room", "before").await;
+    let told = blocks(&node, "/sse?channels=room&rewind=1", None, 1).await;
+    assert_eq!(line(&told[0], "event: "), "message");
+    let message: Value = serde_json::from_str(line(&told[0], "data: ")).unwrap();
+    assert_eq!(
+        (&message["name"], &message["channel"]),
+        (&json!("before"), &json!("room"))
+    );
+    let last = line(&told[0], "id: ").to_owned();
+
+    // Cut off: it counts for its grace, as others do, and goes on where it was.
+    let attached = || node.world.books.lock().unwrap().attached("room");
+    assert_eq!(attached(), [Modes::SUBSCRIBE]);
+    publisher.publish("room", "meanwhile").await;
+    let told = blocks(&node, "/event-stream?channels=room", Some(&last), 1).await;
+    let message: Value = serde_json::from_str(line(&told[0], "data: ")).unwrap();
+    assert_eq!(message["name"], "meanwhile");
+    assert_eq!(attached().len(), 1, "the same connection");
+
+    // Data alone, of a metachannel; and what cannot be is told.
+    let lifecycle = "/sse?channels=[meta]channel.lifecycle&rewind=1&enveloped=false";
+    node.world.tell_opened(&["room"]);
+    let told = blocks(&node, lifecycle, None, 1).await;
+    let details: Value = serde_json::from_str(line(&told[0], "data: ")).unwrap();
+    assert_eq!(details["channelId"], "room");
+    let told = blocks(&node, "/sse?channels=:hell", None, 1).await;
+    assert_eq!(line(&told[0], "event: "), "error");
+    assert_eq!(node.get("/sse").await.code(), 40003);
+    assert_eq!(node.get("/sse?channels=a&lastEvent=x").await.code(), 40003);
+}

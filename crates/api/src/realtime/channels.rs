@@ -240,10 +240,10 @@ impl Connection {
     ) -> Result<(), Broken> {
         transport.feed(&joined.attached).await?;
         sync_members(transport, channel, &joined.members).await?;
-        let format = transport.query.format;
         for (serial, broadcast) in joined.backlog {
-            let payload = broadcast.frame(format, channel, serial.as_deref());
-            transport.feed_payload(payload).await?;
+            transport
+                .feed_broadcast(&broadcast, channel, serial.as_deref())
+                .await?;
         }
         if let Some((param, known)) = joined.occupancy {
             let frame = self.occupancy_frame(channel, param, &known);
@@ -264,13 +264,14 @@ impl Connection {
         let serial = delivery
             .serial
             .map(|serial| self.realtime.hub.serial(serial));
-        let format = transport.query.format;
-        let payload = delivery.broadcast.frame(format, channel, serial.as_deref());
+        telemetry::realtime_deliveries_total.count(1);
+        transport
+            .feed_broadcast(&delivery.broadcast, channel, serial.as_deref())
+            .await?;
         if serial.is_some() {
             attachment.serial = serial;
         }
-        telemetry::realtime_deliveries_total.count(1);
-        transport.feed_payload(payload).await
+        Ok(())
     }
 
     /// Sends the newest counts.

@@ -46,6 +46,8 @@ pub(crate) struct Connection {
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) attachments: Attachments,
     pub(crate) echo: bool,
+    /// What carries it, or did last.
+    carrier: &'static str,
     pub(crate) inbound: Bucket,
     frames: Bucket,
     /// Whether nothing of it counts, as it was away for too long.
@@ -97,6 +99,7 @@ impl Connection {
             mailbox,
             attachments: Attachments::default(),
             echo: transport.query.echo,
+            carrier: transport.name(),
             inbound: Bucket::full(now),
             frames: Bucket::full(now),
             dormant: false,
@@ -197,6 +200,7 @@ impl Connection {
                 self.identity = identity;
                 self.credential = credential.clone();
                 self.echo = transport.query.echo;
+                self.carrier = transport.name();
                 self.mailbox.pause(false);
                 if std::mem::take(&mut self.dormant) {
                     self.wake().await;
@@ -287,7 +291,9 @@ impl Connection {
                     if transport.query.heartbeats {
                         transport.feed(&ServerFrame::Heartbeat { id: None }).await?;
                     }
-                    transport.ping().await?;
+                    if !transport.ping().await? {
+                        heard = Instant::now();
+                    }
                 }
                 () = sleep_until(expiry) => {
                     if is_asked {
@@ -512,8 +518,14 @@ impl Connection {
             ClientIdRule::Fixed(id) => Some(id.as_str()),
             ClientIdRule::Any | ClientIdRule::Anonymous => None,
         };
-        self.realtime
-            .tell_connection(&self.app, name, &self.names.id, client_id, reason);
+        self.realtime.tell_connection(
+            &self.app,
+            name,
+            &self.names.id,
+            self.carrier,
+            client_id,
+            reason,
+        );
     }
 }
 

@@ -179,7 +179,6 @@ impl Connection {
         let Some((channel, attachment)) = self.attachments.live(id) else {
             return Ok(());
         };
-        let format = transport.query.format;
         match item {
             WatchItem::Events { events, cursor } => {
                 telemetry::realtime_deliveries_total.count(events.len() as u64);
@@ -190,8 +189,9 @@ impl Connection {
                     // Of events that came together only the last says where the client is.
                     let serial = (index == last).then_some(cursor.as_str());
                     let broadcast = self.realtime.encodings.of(event);
-                    let payload = broadcast.frame(format, &channel, serial);
-                    transport.feed_payload(payload).await?;
+                    transport
+                        .feed_broadcast(&broadcast, &channel, serial)
+                        .await?;
                 }
             }
             WatchItem::Position { cursor } => attachment.serial = Some(cursor),

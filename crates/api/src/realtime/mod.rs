@@ -18,6 +18,7 @@ mod attachments;
 mod channels;
 mod config;
 mod connection;
+mod event_stream;
 mod hub;
 mod lifecycle;
 mod mailbox;
@@ -27,6 +28,7 @@ mod rates;
 mod registry;
 mod transport;
 mod upgrade;
+mod web_socket;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -40,8 +42,10 @@ use headcount_realtime::{Broadcast, Content, Envelope, Limits, Message, Payload}
 use headcount_relay::OwnerMessage;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 pub use config::RealtimeConfig;
+pub(crate) use event_stream::event_stream;
 pub use rates::Rate;
 pub(crate) use upgrade::upgrade;
 
@@ -127,6 +131,8 @@ pub(crate) struct Core {
     occupancy: occupancy::Follows,
     encodings: Encodings,
     connects: Mutex<Bucket>,
+    /// Everything that serves a client.
+    pub(crate) tasks: TaskTracker,
     /// One permit per connection.
     slots: Arc<Semaphore>,
     /// Written by the server as it shuts down.
@@ -149,6 +155,7 @@ impl Core {
             occupancy: occupancy::Follows::default(),
             encodings: Encodings::default(),
             connects: Mutex::new(Bucket::full(Instant::now())),
+            tasks: TaskTracker::new(),
             slots: Arc::new(Semaphore::new(config.connections_max)),
             config,
             ports,
@@ -217,13 +224,14 @@ impl Core {
         app: &AppId,
         name: &'static str,
         connection: &str,
+        transport: &str,
         client_id: Option<&str>,
         reason: Option<&str>,
     ) {
         let source = &self.ports.source;
         let mut data = serde_json::json!({
             "connectionId": connection,
-            "transport": "web_socket",
+            "transport": transport,
             "region": source.region.as_str(),
             "node": source.node.to_string(),
         });

@@ -1,22 +1,23 @@
-//! One websocket of a connection: payloads in, payloads out.
+//! What carries a connection: a websocket both ways, or an event stream one way.
 
-use std::time::Duration;
-
-use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
 use bytes::Bytes;
-use futures::{SinkExt as _, StreamExt as _};
 use headcount_access::Credential;
-use headcount_realtime::{ConnectQuery, Format, ServerFrame};
-use tokio::time::timeout;
+use headcount_realtime::{Broadcast, ConnectQuery, ServerFrame};
 
-/// How long a client may take to close a websocket that is to end.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+use super::event_stream::EventStream;
+use super::web_socket::Socket;
 
-/// A websocket that a client opened, with what it asked for and who it is.
+/// A way to a client, with what it asked for and who it is.
 pub(crate) struct Transport {
-    socket: WebSocket,
+    carrier: Carrier,
     pub(crate) query: ConnectQuery,
     pub(crate) credential: Credential,
+}
+
+/// What carries it.
+pub(crate) enum Carrier {
+    WebSocket(Socket),
+    EventStream(EventStream),
 }
 
 impl std::fmt::Debug for Transport {
@@ -34,107 +35,98 @@ pub(crate) enum Incoming {
     Payload(Bytes),
     /// Nothing but a sign of life.
     Alive,
-    /// The websocket was closed, or broke.
+    /// The client is gone.
     Gone,
 }
 
-/// The websocket cannot be written any more.
+/// Nothing can be sent any more.
 #[derive(Debug)]
 pub(crate) struct Broken;
 
 impl Transport {
-    pub(crate) fn new(socket: WebSocket, query: ConnectQuery, credential: Credential) -> Self {
+    pub(crate) fn new(carrier: Carrier, query: ConnectQuery, credential: Credential) -> Self {
         Self {
-            socket,
+            carrier,
             query,
             credential,
         }
     }
 
-    fn format(&self) -> Format {
-        self.query.format
-    }
-
-    /// Waits for what comes next.
-    pub(crate) async fn next(&mut self) -> Incoming {
-        match self.socket.next().await {
-            Some(Ok(Message::Text(text))) => Incoming::Payload(text.into()),
-            Some(Ok(Message::Binary(bytes))) => Incoming::Payload(bytes),
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => Incoming::Alive,
-            Some(Ok(Message::Close(_))) => {
-                finish(&mut self.socket).await;
-                Incoming::Gone
-            }
-            Some(Err(_)) | None => Incoming::Gone,
+    /// The name of what carries it, as `[meta]connection.lifecycle` has it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.carrier {
+            Carrier::WebSocket(_) => "web_socket",
+            Carrier::EventStream(_) => "sse",
         }
     }
 
-    /// Writes a frame into the socket's buffer.
+    /// Waits for what comes next. May be dropped and called again.
+    pub(crate) async fn next(&mut self) -> Incoming {
+        match &mut self.carrier {
+            Carrier::WebSocket(socket) => socket.next().await,
+            Carrier::EventStream(stream) => stream.next().await,
+        }
+    }
+
+    /// Buffers a frame.
     pub(crate) async fn feed(&mut self, frame: &ServerFrame) -> Result<(), Broken> {
-        let payload = frame.encode(self.format());
-        self.feed_payload(payload).await
+        match &mut self.carrier {
+            Carrier::WebSocket(socket) => {
+                let payload = frame.encode(self.query.format);
+                socket.feed(self.query.format, payload).await
+            }
+            Carrier::EventStream(stream) => stream.feed(frame).await,
+        }
     }
 
-    /// Writes an encoded frame into the socket's buffer.
-    pub(crate) async fn feed_payload(&mut self, payload: Bytes) -> Result<(), Broken> {
-        let message = message(self.format(), payload);
-        self.socket.feed(message).await.map_err(|_| Broken)
+    /// Buffers what many are sent, for the channel as this client wrote it.
+    pub(crate) async fn feed_broadcast(
+        &mut self,
+        broadcast: &Broadcast,
+        channel: &str,
+        serial: Option<&str>,
+    ) -> Result<(), Broken> {
+        match &mut self.carrier {
+            Carrier::WebSocket(socket) => {
+                let payload = broadcast.frame(self.query.format, channel, serial);
+                socket.feed(self.query.format, payload).await
+            }
+            Carrier::EventStream(stream) => stream.feed_broadcast(broadcast, channel, serial).await,
+        }
     }
 
-    /// Sends what was fed.
+    /// Sends what was buffered.
     pub(crate) async fn flush(&mut self) -> Result<(), Broken> {
-        self.socket.flush().await.map_err(|_| Broken)
+        match &mut self.carrier {
+            Carrier::WebSocket(socket) => socket.flush().await,
+            Carrier::EventStream(stream) => stream.flush().await,
+        }
     }
 
-    /// Writes a frame and sends it.
+    /// Buffers a frame and sends it.
     pub(crate) async fn send(&mut self, frame: &ServerFrame) -> Result<(), Broken> {
         self.feed(frame).await?;
         self.flush().await
     }
 
-    /// Asks the client's websocket for a sign of life.
-    pub(crate) async fn ping(&mut self) -> Result<(), Broken> {
-        let ping = Message::Ping(Bytes::new());
-        self.socket.send(ping).await.map_err(|_| Broken)
+    /// Asks for a sign of life, which nothing but a websocket can give; returns whether one is to
+    /// be expected.
+    pub(crate) async fn ping(&mut self) -> Result<bool, Broken> {
+        match &mut self.carrier {
+            Carrier::WebSocket(socket) => socket.ping().await.map(|()| true),
+            Carrier::EventStream(stream) => stream.flush().await.map(|()| false),
+        }
     }
 
-    /// Sends a last frame and closes the websocket; a client that does not take it is left.
+    /// Sends a last frame and ends in good order; a client that does not take it is left.
     pub(crate) async fn end(self, frame: &ServerFrame) {
-        let format = self.format();
-        refuse(self.socket, format, frame).await;
-    }
-}
-
-/// Sends a last frame over a websocket, and closes it in good order.
-pub(crate) async fn refuse(mut socket: WebSocket, format: Format, frame: &ServerFrame) {
-    let closing = async {
-        socket.feed(message(format, frame.encode(format))).await?;
-        let close = CloseFrame {
-            code: close_code::NORMAL,
-            reason: "".into(),
-        };
-        socket.send(Message::Close(Some(close))).await
-    };
-    if let Ok(Ok(())) = timeout(CLOSE_TIMEOUT, closing).await {
-        finish(&mut socket).await;
-    }
-}
-
-/// Takes what the other side still sends until it has closed, too: to close with bytes unread would
-/// take back what it has not read yet.
-async fn finish(socket: &mut WebSocket) {
-    let closed = async { while let Some(Ok(_)) = socket.next().await {} };
-    let _late = timeout(CLOSE_TIMEOUT, closed).await;
-}
-
-/// Frames are text or binary by their format. What is encoded here is valid UTF-8 in JSON, and is
-/// not looked through a second time where that can be had.
-fn message(format: Format, payload: Bytes) -> Message {
-    match format {
-        Format::Json => match axum::extract::ws::Utf8Bytes::try_from(payload) {
-            Ok(text) => Message::Text(text),
-            Err(_) => unreachable!("JSON is UTF-8"),
-        },
-        Format::MessagePack => Message::Binary(payload),
+        match self.carrier {
+            Carrier::WebSocket(socket) => socket.end(self.query.format, frame).await,
+            Carrier::EventStream(mut stream) => {
+                if stream.feed(frame).await.is_ok() {
+                    let _sent = stream.flush().await;
+                }
+            }
+        }
     }
 }

@@ -9,10 +9,12 @@ use axum::extract::ws::{WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use headcount_realtime::{ConnectQuery, Format, ProtocolError, ServerFrame};
 
+use super::Core;
 use super::connection::Connection;
 use super::mailbox::Order;
 use super::registry::Unresumable;
-use super::transport::{Transport, refuse};
+use super::transport::{Carrier, Transport};
+use super::web_socket::Socket;
 use crate::credentials;
 use crate::exchange::Exchange;
 use crate::problem::Problem;
@@ -48,38 +50,41 @@ pub(crate) async fn upgrade(
 
 /// Admits a client, or tells it why not.
 async fn admit(shared: Arc<Shared>, query: Arc<Query>, socket: WebSocket) {
+    let socket = Socket(socket);
+    let refuse = |error| ServerFrame::Error {
+        channel: None,
+        error,
+    };
     let connect = match ConnectQuery::parse(query.pairs()) {
         Ok(connect) => connect,
         Err(error) => {
-            let frame = ServerFrame::Error {
-                channel: None,
-                error,
-            };
             let format = query.given("format").and_then(Format::from_name);
-            return refuse(socket, format.unwrap_or_default(), &frame).await;
+            return socket.end(format.unwrap_or_default(), &refuse(error)).await;
         }
     };
-    let format = connect.format;
-    let credential = match credentials::of_query(&shared, &query) {
-        Ok(credential) => credential,
+    match credentials::of_query(&shared, &query) {
+        Ok(credential) => {
+            let carrier = Carrier::WebSocket(socket);
+            enter(
+                &shared.realtime,
+                Transport::new(carrier, connect, credential),
+            )
+            .await;
+        }
         Err(error) => {
             telemetry::rejected("realtime_credential");
-            let frame = ServerFrame::Error {
-                channel: None,
-                error: error.into(),
-            };
-            return refuse(socket, format, &frame).await;
+            socket.end(connect.format, &refuse(error.into())).await;
         }
-    };
-    let realtime = &shared.realtime;
-    let app = app_of(&credential);
-    let key = connect
-        .resume
-        .as_ref()
-        .or(connect.recover.as_ref())
-        .cloned();
-    let mut transport = Transport::new(socket, connect, credential);
-    let mut error = None;
+    }
+}
+
+/// Goes on with a connection, or begins a new one and lives until it is over.
+pub(super) async fn enter(realtime: &Arc<Core>, mut transport: Transport) {
+    // Counted, so that the end of the server waits for it.
+    let _entered = realtime.tasks.token();
+    let app = app_of(&transport.credential);
+    let (query, mut error) = (&transport.query, None);
+    let key = query.resume.as_ref().or(query.recover.as_ref()).cloned();
     if let Some(key) = key {
         match realtime.registry.find(&app, &key) {
             Ok(mailbox) => match mailbox.order(Order::Resume(Box::new(transport))) {

@@ -70,6 +70,18 @@ fn changes_that_do_not_follow_are_pulled_once() {
 }
 
 #[test]
+fn a_region_that_says_that_it_is_ready_is_pulled() {
+    let mut test = Test::serving(Config::default());
+    test.gateway(1, &[], vec![interest(true)]);
+    test.region(1, vec![set(4, &[member(2, 1, 1)])]);
+    let effects = test.region(1, vec![RegionItem::Ready]);
+    assert_eq!(to_region(&effects, 1), [pull(OTHER, 4)]);
+    // What it did not miss does not come again.
+    let effects = test.region(1, vec![delta(4, 4, &[])]);
+    assert_eq!((effects, test.owner.stats().pulls), (vec![], 0));
+}
+
+#[test]
 fn a_channel_that_is_new_here_opens_with_the_sets_that_were_pulled() {
     let config = Config::default();
     let latest = now(0).monotonic.after(config.pull_wait);
