@@ -750,6 +750,25 @@ async fn a_new_token_takes_the_old_ones_place() {
     );
 }
 
+#[tokio::test]
+async fn a_take_over_by_somebody_else_disturbs_nobody() {
+    let node = Node::start().await;
+    let (mut ada, connected) = Client::connect(&node, &format!("{ROOT}&clientId=ada")).await;
+    let key = connected["connectionDetails"]["connectionKey"]
+        .as_str()
+        .unwrap();
+    let mut eve = Client::open(&node, &format!("{ROOT}&clientId=eve&recover={key}")).await;
+    assert_eq!(eve.expect(ERROR).await["error"]["code"], 40102);
+    ada.attach("room", json!({})).await;
+    // She herself may, before her old websocket is found to be gone.
+    let (mut again, same) =
+        Client::connect(&node, &format!("{ROOT}&clientId=ada&resume={key}")).await;
+    assert_eq!(same["connectionId"], connected["connectionId"]);
+    assert_eq!(ada.next().await, None);
+    again.attach("room", json!({})).await;
+    assert_eq!(node.world.books.lock().unwrap().attached("room").len(), 1);
+}
+
 /// Reads server-sent events from a raw connection until `count` blocks with data have come.
 async fn blocks(node: &Node, target: &str, last: Option<&str>, count: usize) -> Vec<String> {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -43,6 +43,8 @@ pub(crate) enum RelayMail {
     Parcel(RelayParcel),
     /// The log says that channels of a shard went active in regions.
     Activated(ShardId, Vec<(RegionName, RelayChannel)>),
+    /// A snapshot took the place of a shard's log: what it activated is not known.
+    Jumped(ShardId),
 }
 
 /// The way to the relay. A cheap handle.
@@ -186,15 +188,17 @@ impl RelayTask {
                 }
                 continue;
             };
-            let owned = state.owned.get(&shard);
-            let way = owned.and_then(|owned| owned.regions.get(&region).copied().flatten());
-            if let Some((_, fence, _)) = way {
-                self.step(
-                    state,
-                    shard,
-                    Some(OwnerInput::RegionOwner { region, fence }),
-                );
-            }
+            self.begin_region(state, shard, region);
+        }
+    }
+
+    /// Begins the stream to the owner of another region anew.
+    fn begin_region(&self, state: &mut State, shard: ShardId, region: RegionName) {
+        let owned = state.owned.get(&shard);
+        let way = owned.and_then(|owned| owned.regions.get(&region).copied().flatten());
+        if let Some((_, fence, _)) = way {
+            let input = OwnerInput::RegionOwner { region, fence };
+            self.step(state, shard, Some(input));
         }
     }
 
@@ -343,6 +347,13 @@ impl RelayTask {
             },
             RelayMail::Activated(shard, activations) => {
                 self.step(state, shard, Some(OwnerInput::Activated { activations }));
+            }
+            RelayMail::Jumped(shard) => {
+                let owned = state.owned.get(&shard);
+                let regions = owned.map(|owned| owned.regions.keys().cloned().collect::<Vec<_>>());
+                for region in regions.unwrap_or_default() {
+                    self.begin_region(state, shard, region);
+                }
             }
         }
     }

@@ -6,7 +6,7 @@ use headcount_model::{Fence, Incarnation, Monotonic, NodeId, Now, Stage};
 
 use crate::config::Config;
 use crate::io::{Action, Delivery, GatewayEffect, GatewayInput, Refusal};
-use crate::member::{Change, Member, Message, RelayChannel};
+use crate::member::{Change, Member, MemberKey, Message, RelayChannel};
 use crate::messages::{GatewayItem, GatewayMessage, OwnerItem, OwnerMessage};
 use crate::outbox::{Item, Outbox, Weight};
 use crate::stream::{Heard, Inbound};
@@ -101,10 +101,30 @@ impl Gateway {
         })
     }
 
-    /// Returns how many [`Gateway::members`] there are.
+    /// Returns how many [`Gateway::members`] there are; walks over the local ones.
     #[must_use]
     pub fn count(&self, channel: &RelayChannel) -> usize {
-        self.members(channel).count()
+        self.channels.get(channel).map_or(0, |channel| {
+            let both = channel.local.keys();
+            let both = both.filter(|key| channel.remote.contains_key(*key)).count();
+            channel.local.len() + channel.remote.len() - both
+        })
+    }
+
+    /// Returns whether a member is among [`Gateway::members`].
+    #[must_use]
+    pub fn holds(&self, channel: &RelayChannel, key: &MemberKey) -> bool {
+        self.channels.get(channel).is_some_and(|channel| {
+            channel.local.contains_key(key) || channel.remote.contains_key(key)
+        })
+    }
+
+    /// Returns how many members more the channel may have.
+    #[must_use]
+    pub fn capacity(&self, channel: &RelayChannel) -> usize {
+        let channel = self.channels.get(channel);
+        let held = channel.map_or(0, |channel| channel.local.len() + channel.remote.len());
+        self.config.members_max.saturating_sub(held)
     }
 
     /// Returns whether an owner told the channel's set since the interest in it began; until then

@@ -23,6 +23,7 @@
 //!    [`GatewayInput::OwnerLost`] when it breaks. Both directions are one way: it keeps order, and
 //!    what it loses is its end. A queue that is full is a broken way, not a message dropped.
 //! 4. Say [`GatewayInput::Reborn`] when the node gets a new incarnation while it runs.
+//! 5. Call [`Stage::on_deadline`](headcount_model::Stage) when it is due: held messages grow old.
 //!
 //! Duties of an owner's driver:
 //! 1. Make the owner with the fence that the control group handed out and the regions that have an

@@ -27,7 +27,8 @@ use super::transport::{Broken, Incoming, Transport};
 use crate::server::{Phase, until};
 use crate::telemetry;
 
-/// How long before its end a token is asked to be renewed.
+/// How long before its end a token is asked to be renewed; one that lives shorter, when half of the
+/// time that it had here is over.
 const RENEWAL: Duration = Duration::from_secs(30);
 
 /// From this version of the protocol on, clients attach their channels again after a resume; older
@@ -50,8 +51,32 @@ pub(crate) struct Connection {
     carrier: &'static str,
     pub(crate) inbound: Bucket,
     frames: Bucket,
+    renewal: Option<Renewal>,
     /// Whether nothing of it counts, as it was away for too long.
     dormant: bool,
+}
+
+/// When something is to be done about a token that ends.
+#[derive(Clone, Copy, Debug)]
+struct Renewal {
+    /// When the client is asked for another one; none once it was.
+    ask: Option<Instant>,
+    /// When it ends.
+    end: Instant,
+}
+
+impl Renewal {
+    /// Looks at a credential that is taken up now.
+    fn of(credential: &Credential, now_ms: u64) -> Option<Self> {
+        let expires_at_ms = credential.expires_at_ms()?;
+        let left = Duration::from_millis(expires_at_ms.saturating_sub(now_ms));
+        let wait = left.saturating_sub(RENEWAL).max(left / 2);
+        let now = Instant::now();
+        Some(Self {
+            ask: Some(now + wait),
+            end: now + left,
+        })
+    }
 }
 
 /// How a transport's service ends.
@@ -102,6 +127,7 @@ impl Connection {
             carrier: transport.name(),
             inbound: Bucket::full(now),
             frames: Bucket::full(now),
+            renewal: Renewal::of(&transport.credential, realtime.ports.clock.wall().0),
             dormant: false,
         })
     }
@@ -198,7 +224,7 @@ impl Connection {
         match identity {
             Ok(identity) => {
                 self.identity = identity;
-                self.credential = credential.clone();
+                self.take_credential(credential.clone());
                 self.echo = transport.query.echo;
                 self.carrier = transport.name();
                 self.mailbox.pause(false);
@@ -209,15 +235,24 @@ impl Connection {
                 Some(transport)
             }
             Err(error) => {
-                let error = error.into();
-                let frame = ServerFrame::Error {
-                    channel: None,
-                    error,
-                };
-                transport.end(&frame).await;
+                // In a task of its own: whoever has the connection does not wait for it.
+                tokio::spawn(async move {
+                    let error = error.into();
+                    let frame = ServerFrame::Error {
+                        channel: None,
+                        error,
+                    };
+                    transport.end(&frame).await;
+                });
                 None
             }
         }
+    }
+
+    fn take_credential(&mut self, credential: Credential) {
+        let now_ms = self.realtime.ports.clock.wall().0;
+        self.renewal = Renewal::of(&credential, now_ms);
+        self.credential = credential;
     }
 
     /// Lets nothing of the connection count any more.
@@ -250,13 +285,11 @@ impl Connection {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
         let mut phase = self.realtime.phase();
-        // The end of the token for which a renewal was asked.
-        let mut asked = None;
         loop {
             let mailbox = Arc::clone(&self.mailbox);
-            let expires_at_ms = self.credential.expires_at_ms();
-            let is_asked = asked.is_some() && asked == expires_at_ms;
-            let expiry = self.expiry(is_asked);
+            let renewal = self
+                .renewal
+                .map(|renewal| renewal.ask.unwrap_or(renewal.end));
             tokio::select! {
                 incoming = transport.next() => {
                     heard = Instant::now();
@@ -295,15 +328,19 @@ impl Connection {
                         heard = Instant::now();
                     }
                 }
-                () = sleep_until(expiry) => {
-                    if is_asked {
-                        let now_ms = self.realtime.ports.clock.wall().0;
-                        if let Err(error) = self.credential.check_expiry(now_ms) {
-                            return Ok(End::Dropped(error.into()));
-                        }
+                () = sleep_until(renewal) => {
+                    if let Some(renewal) = &mut self.renewal
+                        && renewal.ask.take().is_some()
+                    {
+                        transport.send(&ServerFrame::Auth).await?;
+                        continue;
                     }
-                    asked = expires_at_ms;
-                    transport.send(&ServerFrame::Auth).await?;
+                    let now_ms = self.realtime.ports.clock.wall().0;
+                    if let Err(error) = self.credential.check_expiry(now_ms) {
+                        return Ok(End::Dropped(error.into()));
+                    }
+                    // The wall clock was set back meanwhile.
+                    self.renewal = Renewal::of(&self.credential, now_ms);
                 }
                 () = until(&mut phase, Phase::Draining) => {
                     let message = "this node shuts down: connect to another";
@@ -312,19 +349,6 @@ impl Connection {
                 }
             }
         }
-    }
-
-    /// When the token is to be renewed, or once that was asked for, when it ends.
-    fn expiry(&self, asked: bool) -> Option<Instant> {
-        let expires_at_ms = self.credential.expires_at_ms()?;
-        let now_ms = self.realtime.ports.clock.wall().0;
-        let left = Duration::from_millis(expires_at_ms.saturating_sub(now_ms));
-        let left = if asked {
-            left
-        } else {
-            left.saturating_sub(RENEWAL)
-        };
-        Some(Instant::now() + left)
     }
 
     /// How often signs of life are sent: as the client wishes, else as usual.
@@ -467,7 +491,7 @@ impl Connection {
             Ok(judged) => judged,
             Err(error) => return Ok(Some(End::Dropped(error.into()))),
         };
-        self.credential = credential;
+        self.take_credential(credential);
         self.identity = identity;
         let every = self.heartbeat_interval(transport);
         transport.feed(&self.connected(every, None)).await?;
@@ -482,12 +506,10 @@ impl Connection {
             match order {
                 Order::Resume(next) => {
                     // The client came back before its old transport was found to be gone.
-                    self.mailbox.pause(true);
-                    self.attachments.pause();
-                    return Ok(match self.take_up(next).await {
-                        Some(next) => Some(End::Replaced(next)),
-                        None => Some(End::Lost),
-                    });
+                    if let Some(next) = self.take_up(next).await {
+                        self.attachments.pause();
+                        return Ok(Some(End::Replaced(next)));
+                    }
                 }
                 Order::End(error) => {
                     let frame = ServerFrame::Error {

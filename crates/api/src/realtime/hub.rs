@@ -399,15 +399,13 @@ impl Hub {
         changes: &[PresenceMessage],
     ) -> Result<(), SetFull> {
         let partition = self.partition(place);
-        let known = |change: &PresenceMessage| {
-            let mut members = partition.relay.members(place);
-            members.any(|member| key(change).is_some_and(|key| member.key == key))
+        let holds = |change: &PresenceMessage| {
+            key(change).is_some_and(|key| partition.relay.holds(place, &key))
         };
-        let fresh = changes
-            .iter()
-            .filter(|change| !is_leave(change) && !known(change));
-        let max = self.config.members_max;
-        if partition.relay.count(place) + fresh.count() > max {
+        let fresh = changes.iter();
+        let fresh = fresh.filter(|change| !is_leave(change) && !holds(change));
+        if fresh.count() > partition.relay.capacity(place) {
+            let max = self.config.members_max;
             return Err(SetFull { max });
         }
         Ok(())

@@ -23,7 +23,7 @@ use super::replica::{AppliedItem, Replica};
 use super::told::Told;
 use crate::clock::Clock;
 use crate::gateway::GatewayHandle;
-use crate::relay::RelayHandle;
+use crate::relay::{RelayHandle, RelayMail};
 use crate::telemetry;
 
 /// Letters that may wait for a driver. Gateways have at most a window of updates each under way,
@@ -276,7 +276,12 @@ impl Driver {
                     );
                     woken |= self.feed(input);
                 }
-                AppliedItem::Jumped(start) => woken |= self.feed(FeedInput::Jumped(start)),
+                AppliedItem::Jumped(start) => {
+                    if self.owning.is_some() {
+                        self.config.relay.post(RelayMail::Jumped(self.replica.id));
+                    }
+                    woken |= self.feed(FeedInput::Jumped(start));
+                }
                 AppliedItem::Claimed(fence, base) => {
                     if let Some(owning) = self.owning.as_mut().filter(|own| own.fence() == fence) {
                         owning.claimed(now, base);

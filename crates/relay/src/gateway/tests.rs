@@ -276,6 +276,16 @@ fn parts_and_changes_of_an_earlier_interest_are_ignored() {
 }
 
 #[test]
+fn changes_on_a_new_stream_wait_for_its_set() {
+    let mut test = Test::attached(Config::default());
+    test.owner(vec![set(&[member(2, 1, 1)]), part(&[], true, false)]);
+    test.step(GatewayInput::Owner { fence: FENCE });
+    let early = vec![changes(&[leave(2, 1, 2)]), part(&[], false, true)];
+    assert_eq!(test.owner(early), [], "they lead from another set");
+    assert_eq!(test.members(), [member(2, 1, 1)]);
+}
+
+#[test]
 fn changes_are_shown_by_what_is_known() {
     let mut test = Test::attached(Config::default());
     test.owner(vec![set(&[])]);
