@@ -180,7 +180,7 @@ fn msg_serial(fields: &Fields<'_>) -> Result<u64, FrameError> {
 }
 
 /// Checks that there is something, and that it is not too much together.
-fn check_sizes(
+pub(crate) fn check_sizes(
     field: &'static str,
     sizes: impl ExactSizeIterator<Item = usize>,
     limits: &Limits,

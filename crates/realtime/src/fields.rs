@@ -130,11 +130,33 @@ impl<'a> Fields<'a> {
             Some(_) => return Err(self.wrong_type(name, "a list")),
         };
         self.check_count(name, items.len(), max)?;
-        items
-            .iter()
-            .enumerate()
-            .map(|(index, item)| read(&Self::of(item, Place::Item(name, index))?))
-            .collect()
+        Self::each(name, items, read)
+    }
+
+    /// Reads each map of a list that is not in a field, or the one map that stands for it.
+    pub(crate) fn listed<T>(
+        name: &'static str,
+        value: &'a Value<'a>,
+        max: usize,
+        read: impl Fn(&Self) -> Result<T, FrameError>,
+    ) -> Result<Vec<T>, FrameError> {
+        match value {
+            Value::List(items) => {
+                check_count(name, items.len(), max)?;
+                Self::each(name, items, read)
+            }
+            one => Self::each(name, std::slice::from_ref(one), read),
+        }
+    }
+
+    fn each<T>(
+        name: &'static str,
+        items: &'a [Value<'a>],
+        read: impl Fn(&Self) -> Result<T, FrameError>,
+    ) -> Result<Vec<T>, FrameError> {
+        let places = (0..).map(|index| Place::Item(name, index));
+        let read = |(item, place)| read(&Self::of(item, place)?);
+        items.iter().zip(places).map(read).collect()
     }
 
     /// Returns the params of an ATTACH. Numbers and booleans are as good as their texts.
@@ -163,13 +185,17 @@ impl<'a> Fields<'a> {
     }
 
     fn check_count(&self, name: &str, count: usize, max: usize) -> Result<(), FrameError> {
-        if count <= max {
-            return Ok(());
-        }
-        Err(FrameError::TooMany {
-            field: self.name_of(name),
-            count,
-            max,
-        })
+        check_count(&self.name_of(name), count, max)
     }
+}
+
+fn check_count(field: &str, count: usize, max: usize) -> Result<(), FrameError> {
+    if count <= max {
+        return Ok(());
+    }
+    Err(FrameError::TooMany {
+        field: field.to_owned(),
+        count,
+        max,
+    })
 }

@@ -2,9 +2,13 @@
 
 use serde::{Serialize, Serializer};
 
+use crate::client::check_sizes;
 use crate::error::FrameError;
 use crate::fields::Fields;
+use crate::format::Format;
+use crate::limits::{Limits, MESSAGES_MAX};
 use crate::payload::{Payload, WirePayload};
+use crate::tree::Value;
 
 /// Message action: what a message is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,6 +99,29 @@ impl Message {
         })
     }
 
+    /// Reads the body of a publish over HTTP: one message, or a list of them. The bounds are those
+    /// of a frame, and so is what is not taken from clients.
+    ///
+    /// # Errors
+    /// [`FrameError`] says what is wrong, as of a frame's `messages`.
+    pub fn decode_body(
+        format: Format,
+        bytes: &[u8],
+        limits: &Limits,
+    ) -> Result<Vec<Self>, FrameError> {
+        const MESSAGES: &str = "messages";
+        if bytes.len() > limits.frame_bytes_max {
+            return Err(FrameError::FrameTooLarge {
+                bytes: bytes.len(),
+                max: limits.frame_bytes_max,
+            });
+        }
+        let value = Value::read(format, bytes)?;
+        let messages = Fields::listed(MESSAGES, &value, MESSAGES_MAX, Self::read)?;
+        check_sizes(MESSAGES, messages.iter().map(Self::size), limits)?;
+        Ok(messages)
+    }
+
     /// The size in bytes that is held against `maxMessageSize`: name, client id, data and extras.
     #[must_use]
     pub fn size(&self) -> usize {
@@ -170,8 +197,6 @@ impl Serialize for Message {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::Format;
-    use crate::tree::Value;
     use serde_json::json;
 
     fn read(format: Format, bytes: &[u8]) -> Result<Message, FrameError> {
@@ -240,6 +265,60 @@ mod tests {
         let message = json!({ "id": "ignored", "name": "ab", "clientId": "cde", "data": "fghi",
             "extras": { "k": 1 } });
         assert_eq!(from_json(&message).unwrap().size(), 2 + 3 + 4 + 7);
+    }
+
+    fn body(format: Format, bytes: &[u8]) -> Result<Vec<Message>, FrameError> {
+        let limits = Limits {
+            frame_bytes_max: 100,
+            message_bytes_max: 10,
+        };
+        Message::decode_body(format, bytes, &limits)
+    }
+
+    #[test]
+    fn a_body_is_one_message_or_a_list() {
+        let message = |name: &str| Message {
+            name: Some(name.to_owned()),
+            data: "x".into(),
+            ..Message::default()
+        };
+        let one = json!({ "name": "a", "data": "x", "timestamp": 1 });
+        let two = json!([one, { "name": "b", "data": "x" }]);
+        for format in Format::ALL {
+            let encode = |value: &serde_json::Value| match format {
+                Format::Json => value.to_string().into_bytes(),
+                Format::MessagePack => rmp_serde::to_vec_named(value).unwrap(),
+            };
+            assert_eq!(body(format, &encode(&one)), Ok(vec![message("a")]));
+            let both = Ok(vec![message("a"), message("b")]);
+            assert_eq!(body(format, &encode(&two)), both);
+        }
+    }
+
+    #[test]
+    fn a_body_has_the_bounds_of_a_frame() {
+        let long = format!("[{}]", " ".repeat(99));
+        let many = format!("[{}{{}}]", "{},".repeat(MESSAGES_MAX));
+        let limits = Limits::default();
+        let error = Message::decode_body(Format::Json, many.as_bytes(), &limits).unwrap_err();
+        assert_eq!(error.code(), 40000);
+        for (text, code) in [
+            (long.as_str(), 40009),
+            (r#"{"data":"01234567890"}"#, 40009),
+            (r#"[{"data":"01234"},{"data":"567890"}]"#, 40009),
+            ("[]", 40000),
+            ("null", 40000),
+            ("[1]", 40000),
+            ("[[{}]]", 40000),
+            (r#"[{"name":1}]"#, 40000),
+            ("{", 40001),
+            ("", 40001),
+        ] {
+            let error = body(Format::Json, text.as_bytes()).unwrap_err();
+            assert_eq!(error.code(), code, "{text}: {error}");
+        }
+        let error = body(Format::Json, br#"[{},{"name":1}]"#).unwrap_err();
+        assert!(error.to_string().contains("messages[1].name"), "{error}");
     }
 
     #[test]
