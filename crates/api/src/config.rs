@@ -31,7 +31,7 @@ pub struct Config {
     /// Most bytes of a request's path and query; above it, 414. Holds a channel name of 2048
     /// bytes, each percent-encoded, and a cursor.
     pub target_bytes_max: usize,
-    /// Most bytes of a request's body; above it, 413.
+    /// Most bytes of a request's body; above it, 413. A publish may be as large as a client's frame.
     pub body_bytes_max: usize,
     /// Longest time for the node to answer a read; after it, 503 with 50003.
     pub read_timeout: Duration,

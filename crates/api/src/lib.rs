@@ -14,6 +14,11 @@
 //! |---|---|
 //! | `GET /channels/{id}` | the channel's global `ChannelDetails`; never activates it |
 //! | `GET /channels` | a page of the sorted walk over active channels, with links |
+//! | `GET /channels/{id}/messages`, `…/history` | a page of the channel's past, with links |
+//! | `POST /channels/{id}/messages` | publishes one message or a list of them, 201 |
+//! | `GET /channels/{id}/presence` | a page of its members, with links |
+//! | `GET /channels/{id}/presence/history` | a page of what happened to them, with links |
+//! | `GET /chat/v4/rooms/{room}/occupancy` | two counts of the room's channel |
 //! | `GET /events` | lifecycle events as server-sent events |
 //! | `GET /sse` | messages of channels and metachannels as server-sent events |
 //! | `GET /time` | `[milliseconds since the epoch]` |
@@ -24,6 +29,10 @@
 //!   are dropped; `[meta]…` is inactive with zeros. `consistency=strong` asks the coordinator.
 //! * A list takes `limit` (1 to 1000, else 100), `prefix`, `by` (`id` or `value`; by default values
 //!   up to protocol version 2) and `cursor`. It lists metachannels only for a prefix with `[`.
+//! * A history takes `limit`, `direction` (`backwards`, or `forwards`), `start` and `end` in ms, and
+//!   `cursor`. `[meta]channel.lifecycle` is read from the journals of all shards, in the order of
+//!   their logs; other channels from this node's memory of the last minutes, where `from_serial`
+//!   ends it with the message of that serial. Members take `limit`, `clientId`, `connectionId`.
 //! * Events take `prefix`, `kinds` (names separated by commas), and `Last-Event-ID` or `cursor`.
 //!
 //! Answers are JSON or MessagePack (`Accept`, else `format=`), errors included. A credential comes
@@ -66,12 +75,16 @@
 //! What it does not do: TLS, rate limits, and anything about channels that the node does not say.
 
 mod body;
+mod channel;
+mod chat;
 mod config;
 mod connection;
 mod credentials;
 mod events;
 mod exchange;
 mod format;
+mod history;
+mod links;
 mod page;
 mod path;
 mod percent;

@@ -11,16 +11,34 @@ use crate::problem::Problem;
 /// Where the names of channels begin in a path.
 const PREFIX: &str = "/channels/";
 
-/// What a path below `/channels/` may end with, besides the name itself; the longer before its end.
-const VERBS: [&str; 4] = ["/presence/history", "/messages", "/history", "/presence"];
+/// What of a channel a path means, besides the channel itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verb {
+    /// Its messages.
+    Messages,
+    /// The same, under another name.
+    History,
+    /// Its members.
+    Presence,
+    /// What happened to them.
+    PresenceHistory,
+}
+
+/// What a path below `/channels/` may end with; the longer before its end.
+const VERBS: [(&str, Verb); 4] = [
+    ("/presence/history", Verb::PresenceHistory),
+    ("/messages", Verb::Messages),
+    ("/history", Verb::History),
+    ("/presence", Verb::Presence),
+];
 
 /// The raw path of a channel's resource: a name, and what of the channel is meant.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ChannelPath<'a> {
     /// Still percent-encoded, or not: a client sends `/` and brackets as they are.
     name: &'a str,
-    /// One of [`VERBS`], or `None` for the channel itself.
-    pub(crate) verb: Option<&'static str>,
+    /// What of the channel, or `None` for the channel itself.
+    pub(crate) verb: Option<Verb>,
 }
 
 impl<'a> ChannelPath<'a> {
@@ -28,8 +46,8 @@ impl<'a> ChannelPath<'a> {
     /// so that it may hold slashes that a client did not encode (`contract.md` section 3.1).
     pub(crate) fn parse(path: &'a str) -> Self {
         let rest = path.strip_prefix(PREFIX).unwrap_or("");
-        let cut = VERBS.into_iter().find_map(|verb| {
-            rest.strip_suffix(verb)
+        let cut = VERBS.into_iter().find_map(|(end, verb)| {
+            rest.strip_suffix(end)
                 .filter(|name| !name.is_empty())
                 .map(|name| (name, verb))
         });
@@ -89,7 +107,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn cut(path: &str) -> (String, Option<&'static str>) {
+    fn cut(path: &str) -> (String, Option<Verb>) {
         let parsed = ChannelPath::parse(path);
         (parsed.name().unwrap(), parsed.verb)
     }
@@ -100,17 +118,21 @@ mod tests {
             ("/channels/room:1", "room:1", None),
             ("/channels/a/b/c", "a/b/c", None),
             ("/channels/a%2Fmessages", "a/messages", None),
-            ("/channels/a/messages", "a", Some("/messages")),
-            ("/channels/a/history", "a", Some("/history")),
+            ("/channels/a/messages", "a", Some(Verb::Messages)),
+            ("/channels/a/history", "a", Some(Verb::History)),
             (
                 "/channels/a/presence/history",
                 "a",
-                Some("/presence/history"),
+                Some(Verb::PresenceHistory),
             ),
-            ("/channels/a/b/presence", "a/b", Some("/presence")),
+            ("/channels/a/b/presence", "a/b", Some(Verb::Presence)),
             ("/channels/messages", "messages", None),
             ("/channels//presence", "/presence", None),
-            ("/channels/presence/history", "presence", Some("/history")),
+            (
+                "/channels/presence/history",
+                "presence",
+                Some(Verb::History),
+            ),
             ("/channels/[meta]log%20x/y", "[meta]log x/y", None),
             ("/channels/%5Bmeta%5Dlog", "[meta]log", None),
             ("/channels/a+b", "a+b", None),

@@ -11,8 +11,9 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use headcount_access::{AccessError, Apps, Credential};
 use headcount_model::{
-    AppId, ChannelKey, ChannelName, ChannelStatus, ConnectionId, EventKinds, NodeId, Refusal,
-    RegionName, ReportItem, ShardId, Timestamp, WatchError, WatchEvent, WatchFilter, WatchItem,
+    AppId, ChannelKey, ChannelName, ChannelStatus, ConnectionId, EventKinds, NodeId, Position,
+    Refusal, RegionName, ReportItem, ShardId, Timestamp, WatchError, WatchEvent, WatchFilter,
+    WatchItem,
 };
 use headcount_relay::GatewayMessage;
 
@@ -143,13 +144,17 @@ pub struct HistoryQuery {
     pub limit: usize,
 }
 
-/// A place in the history of an app, which orders by time, then id.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A place in the history of an app, which has one order on every node: by the log's time, then by
+/// shard and place in its log. So the events of a channel keep the order of their log, although
+/// those of a region carry its own clock's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HistoryPoint {
-    /// The event's time.
+    /// The shard time of the log entry that the event is of.
     pub at: Timestamp,
-    /// The event's id as text.
-    pub id: String,
+    /// The shard.
+    pub shard: ShardId,
+    /// The event's place in its log.
+    pub position: Position,
 }
 
 /// A page of history.
@@ -157,8 +162,8 @@ pub struct HistoryPoint {
 pub struct HistoryRead {
     /// The events, in the direction of reading.
     pub events: Vec<Arc<WatchEvent>>,
-    /// Whether there are more.
-    pub more: bool,
+    /// The last event's place, if there are more beyond it.
+    pub next: Option<HistoryPoint>,
 }
 
 /// Why a read has no answer. Nothing was changed, so each may be tried again.
@@ -217,7 +222,8 @@ pub trait Directory: Send + Sync + 'static {
         cursor: Option<String>,
     ) -> BoxFuture<'_, Result<BoxStream<'static, WatchItem>, WatchError>>;
 
-    /// Reads lifecycle events of the past from the journals of all shards, merged by time, then id.
+    /// Reads lifecycle events of the past from the journals of all shards, in the order of
+    /// [`HistoryPoint`]: what the logs say, without what was told ahead of them in vain.
     fn history(&self, query: HistoryQuery) -> BoxFuture<'_, Result<HistoryRead, ReadError>>;
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use headcount_access::AccessError;
 use headcount_model::{NameError, WatchError};
+use headcount_realtime::FrameError;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
@@ -38,8 +39,8 @@ pub const CODES: &[Code] = &[
     code(
         40000,
         400,
-        "The request cannot be read, or a capability in it.",
-        "Check the percent-encoding of the query and the JSON of the capability.",
+        "The request cannot be read, or something in it has the wrong form.",
+        "Check the percent-encoding of the query, and what the message names.",
     ),
     code(
         40001,
@@ -62,7 +63,7 @@ pub const CODES: &[Code] = &[
     code(
         40009,
         413,
-        "The body is larger than this listener takes.",
+        "The body, or the messages in it, are larger than this listener takes.",
         "Send less; the message names the bound.",
     ),
     code(
@@ -74,7 +75,7 @@ pub const CODES: &[Code] = &[
     code(
         40011,
         400,
-        "The cursor of a list or of an event stream is damaged or belongs elsewhere.",
+        "The cursor of a page or of an event stream is damaged or belongs elsewhere.",
         "Start again without a cursor; after an event stream, list the channels once.",
     ),
     code(
@@ -82,6 +83,12 @@ pub const CODES: &[Code] = &[
         400,
         "The clientId is invalid.",
         "Use another one, or none.",
+    ),
+    code(
+        40013,
+        400,
+        "The data of a message is nothing that a message can carry.",
+        "Send text, binary, or JSON in a list or an object.",
     ),
     code(
         40017,
@@ -281,6 +288,15 @@ pub(crate) enum Problem {
     /// A cursor of enumeration that no page of this walk has given.
     #[error("the cursor is damaged or belongs to another prefix: start the list again")]
     ListCursor,
+    /// A cursor of a history or of members that no page of this walk has given.
+    #[error("the cursor is damaged or belongs elsewhere: start again without it")]
+    HistoryCursor,
+    /// The body is no message that could be published.
+    #[error("the body cannot be taken: {0}")]
+    Messages(#[from] FrameError),
+    /// A metachannel that there is not.
+    #[error("there is no such metachannel")]
+    NoMetachannel,
     /// No such path.
     #[error("there is nothing at this path")]
     NotFound,
@@ -368,8 +384,9 @@ impl Problem {
             Self::MalformedBody { .. } => 40001,
             Self::Parameter { .. } => 40003,
             Self::Version { .. } => 40017,
-            Self::ListCursor => 40011,
-            Self::NotFound => 40400,
+            Self::ListCursor | Self::HistoryCursor => 40011,
+            Self::Messages(error) => error.code(),
+            Self::NoMetachannel | Self::NotFound => 40400,
             Self::MethodNotAllowed => 40500,
             Self::BodyTooLarge { .. } => 40009,
             Self::BodyIncomplete { .. } => 40800,
@@ -515,6 +532,10 @@ mod tests {
             },
             Problem::Version { text: text() },
             Problem::ListCursor,
+            Problem::HistoryCursor,
+            FrameError::UnusableData { field: text() }.into(),
+            FrameError::Missing { field: text() }.into(),
+            Problem::NoMetachannel,
             Problem::NotFound,
             Problem::MethodNotAllowed,
             Problem::BodyTooLarge { max: 1 },

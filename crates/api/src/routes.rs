@@ -10,19 +10,21 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
-use headcount_access::{Credential, NonceWindow, Operation, TokenRequest, issue_token};
-use headcount_model::{AppId, ChannelDetails, ChannelStatus, Occupancy, RegionName};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use headcount_access::{Credential, NonceWindow, TokenRequest, issue_token};
+use headcount_model::{AppId, ChannelDetails, ChannelStatus, RegionName};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::sync::{Semaphore, watch};
 
+use crate::channel;
+use crate::chat;
 use crate::config::Config;
 use crate::credentials;
 use crate::events;
 use crate::exchange::{Exchange, exchange};
 use crate::format::Format;
+use crate::links::tell_links;
 use crate::page::{By, ListParams};
-use crate::path::{Channel, ChannelPath};
-use crate::ports::{Freshness, ListItem, ListQuery, Ports, ReadError, ReadLevel};
+use crate::ports::{Freshness, ListItem, ListQuery, Ports, ReadError};
 use crate::problem::Problem;
 use crate::realtime::{self, Core};
 use crate::server::Phase;
@@ -60,7 +62,10 @@ impl Shared {
     }
 
     /// Waits for the node's answer within the listener's deadline.
-    async fn read<T>(&self, read: BoxFuture<'_, Result<T, ReadError>>) -> Result<T, ReadError> {
+    pub(crate) async fn read<T>(
+        &self,
+        read: BoxFuture<'_, Result<T, ReadError>>,
+    ) -> Result<T, ReadError> {
         let after = self.config.read_timeout;
         tokio::time::timeout(after, read)
             .await
@@ -74,8 +79,9 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/", get(realtime::upgrade))
         .route("/time", get(time))
         .route("/channels", get(list))
-        .route("/channels/", get(status))
-        .route("/channels/{*name}", get(status))
+        .route("/channels/", get(channel::read))
+        .route("/channels/{*name}", get(channel::read).post(channel::write))
+        .route("/chat/v4/rooms/{*room}", get(chat::occupancy))
         .route("/keys/{keyName}/requestToken", post(request_token))
         .route("/events", get(events::events))
         .route("/sse", get(realtime::event_stream))
@@ -95,50 +101,6 @@ async fn time(
     Extension(exchange): Extension<Exchange>,
 ) -> Response {
     exchange.answer(&[shared.ports.clock.wall()])
-}
-
-/// `GET /channels/{id}`: the global state of one channel.
-async fn status(
-    State(shared): State<Arc<Shared>>,
-    Extension(exchange): Extension<Exchange>,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let path = ChannelPath::parse(uri.path());
-    if path.verb.is_some() {
-        return Err(Problem::NotFound);
-    }
-    let credential = credentials::authenticate(&shared, &headers, &exchange.query)?;
-    let name = path.name()?;
-    let channel = Channel::parse(app_of(&credential), &name)?;
-    credential.may(Operation::ChannelMetadata, &name)?;
-    let level = match exchange.query.given("consistency") {
-        None | Some("local") => ReadLevel::Local,
-        Some("strong") => ReadLevel::Strong,
-        Some(_) => {
-            return Err(Problem::Parameter {
-                name: "consistency",
-                reason: "it must be local or strong",
-            });
-        }
-    };
-    let channel = match channel {
-        Channel::Normal(channel) => channel,
-        Channel::Meta(name) => {
-            let region = &shared.ports.source.region;
-            let inactive = ChannelStatus::new(false, Occupancy::ZERO);
-            return Ok(exchange.answer(&details(&name, region, inactive)));
-        }
-    };
-    tracing::Span::current().record("channel", channel.name.as_str());
-    let name = channel.name.clone();
-    let read = shared
-        .read(shared.ports.directory.status(channel, level))
-        .await?;
-    let details = details(name.as_str(), &read.coordinator, read.status);
-    let mut response = exchange.answer(&details);
-    tell_freshness(response.headers_mut(), &read.freshness);
-    Ok(response)
 }
 
 /// `GET /channels`: a page of the sorted walk over active channels.
@@ -193,7 +155,7 @@ async fn request_token(
 ) -> Result<Response, Problem> {
     // A path that is not UTF-8 names no key.
     let Path(key_name) = key_name.map_err(|_| Problem::NotFound)?;
-    let body = collect(&shared.config, body).await?;
+    let body = collect(&shared.config, shared.config.body_bytes_max, body).await?;
     let request = TokenRequest::from_value(&Format::of_body(&headers).decode(&body)?)?;
     let presenter = if request.is_signed() {
         None
@@ -220,9 +182,9 @@ async fn request_token(
     Ok((StatusCode::CREATED, exchange.answer(&details)).into_response())
 }
 
-/// Reads a body within the bounds of size and time.
-async fn collect(config: &Config, body: Body) -> Result<Vec<u8>, Problem> {
-    let (max, after) = (config.body_bytes_max, config.body_timeout);
+/// Reads a body of at most so many bytes, within the bound of time.
+pub(crate) async fn collect(config: &Config, max: usize, body: Body) -> Result<Vec<u8>, Problem> {
+    let after = config.body_timeout;
     let mut stream = body.into_data_stream();
     let read = async {
         let mut collected = Vec::new();
@@ -248,7 +210,11 @@ pub(crate) fn app_of(credential: &Credential) -> AppId {
 }
 
 /// The contract's form of a channel's global state: the coordinator's region speaks for it.
-fn details(name: &str, coordinator: &RegionName, status: ChannelStatus) -> ChannelDetails {
+pub(crate) fn details(
+    name: &str,
+    coordinator: &RegionName,
+    status: ChannelStatus,
+) -> ChannelDetails {
     ChannelDetails {
         channel_id: name.to_owned(),
         name: name.to_owned(),
@@ -265,15 +231,8 @@ fn listed_details(item: &ListItem) -> Result<ChannelDetails, ReadError> {
     Ok(details(item.name.as_str(), coordinator, *status))
 }
 
-fn tell_links(headers: &mut HeaderMap, links: &[String]) {
-    for link in links {
-        let value = HeaderValue::from_str(link).expect("links are percent-encoded");
-        headers.append(header::LINK, value);
-    }
-}
-
 /// Tells what an answer rests on; see the crate's documentation.
-fn tell_freshness(headers: &mut HeaderMap, freshness: &Freshness) {
+pub(crate) fn tell_freshness(headers: &mut HeaderMap, freshness: &Freshness) {
     let name = HeaderName::from_static;
     let text = |text: &str| HeaderValue::from_str(text).expect("regions have plain names");
     let source = &freshness.source;

@@ -2,11 +2,14 @@
 #![cfg(test)]
 
 mod auth;
+mod chat;
 mod client;
 mod events;
 mod limits;
 mod list;
+mod messages;
 mod node;
+mod presence;
 mod realtime;
 mod status;
 mod wire;

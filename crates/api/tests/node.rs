@@ -12,8 +12,9 @@ use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
 use headcount_access::{AccessError, AppSpec, Apps, Credential, KeySpec, Revocations, Secret};
 use headcount_api::ports::{
-    Access, Clock, Counting, Directory, Entropy, Freshness, HistoryQuery, HistoryRead, ListItem,
-    ListQuery, ListRead, Outlet, Ports, ReadError, ReadLevel, Source, StatusRead,
+    Access, Clock, Counting, Directory, Entropy, Freshness, HistoryPoint, HistoryQuery,
+    HistoryRead, ListItem, ListQuery, ListRead, Outlet, Ports, ReadError, ReadLevel, Source,
+    StatusRead,
 };
 use headcount_api::{Config, NodeIdentity, Realtime, RealtimeConfig};
 use headcount_model::{
@@ -64,6 +65,8 @@ pub(crate) struct World {
     /// Most items that a list gives at once, to make short pages.
     pub(crate) page_max: Mutex<usize>,
     items: watch::Sender<Vec<WatchItem>>,
+    /// What happened before anybody watched.
+    past: Mutex<Vec<Arc<WatchEvent>>>,
     pub(crate) filters: Mutex<Vec<WatchFilter>>,
     pub(crate) levels: Mutex<Vec<ReadLevel>>,
     pub(crate) revocations: Mutex<Revocations>,
@@ -157,6 +160,7 @@ impl World {
             }),
             page_max: Mutex::new(usize::MAX),
             items: watch::channel(Vec::new()).0,
+            past: Mutex::default(),
             filters: Mutex::default(),
             levels: Mutex::default(),
             revocations: Mutex::new(Revocations::new(10)),
@@ -185,6 +189,25 @@ impl World {
     pub(crate) fn tell_opened(&self, names: &[&str]) {
         let events = names.iter().map(|name| Arc::new(opened(name))).collect();
         self.tell(|cursor| WatchItem::Events { events, cursor });
+    }
+
+    /// Lets something have happened so many ms ago.
+    pub(crate) fn happened(&self, kind: EventKind, name: &str, ago_ms: u64) {
+        let mut past = self.past.lock().unwrap();
+        let mut event = opened(name);
+        let position = Position {
+            index: past.len() as u64 + 1,
+            ordinal: 0,
+        };
+        event.position = Some(position);
+        event.event.id = EventId::Log {
+            era: Era(1),
+            shard: event.shard,
+            position,
+        };
+        event.event.kind = kind;
+        event.event.at = Timestamp(NOW_MS - ago_ms);
+        past.push(Arc::new(event));
     }
 
     fn mood<T: Send + 'static>(
@@ -304,20 +327,41 @@ impl Directory for World {
     }
 
     fn history(&self, query: HistoryQuery) -> BoxFuture<'_, Result<HistoryRead, ReadError>> {
-        let items = self.items.borrow();
-        let events = items.iter().flat_map(|item| match item {
-            WatchItem::Events { events, .. } => events.clone(),
-            WatchItem::Gap { .. } | WatchItem::Position { .. } | WatchItem::End { .. } => {
-                Vec::new()
+        let mut events = self.past.lock().unwrap().clone();
+        for item in &*self.items.borrow() {
+            if let WatchItem::Events { events: told, .. } = item {
+                events.extend(told.iter().cloned());
             }
+        }
+        events.retain(|event| {
+            let at = event.event.at;
+            event.event.channel.app == query.app
+                && query.kinds.contains(event.event.kind)
+                && query.from.is_none_or(|from| at >= from)
+                && query.to.is_none_or(|to| at <= to)
         });
-        let mut events: Vec<_> = events.collect();
+        events.sort_by_key(point);
         if query.newest_first {
             events.reverse();
         }
+        events.retain(|event| match query.after {
+            Some(after) if query.newest_first => point(event) < after,
+            Some(after) => point(event) > after,
+            None => true,
+        });
         let more = events.len() > query.limit;
         events.truncate(query.limit);
-        self.mood(Ok(HistoryRead { events, more }))
+        let next = events.last().filter(|_| more).map(point);
+        self.mood(Ok(HistoryRead { events, next }))
+    }
+}
+
+/// Where an event stands in history.
+fn point(event: &Arc<WatchEvent>) -> HistoryPoint {
+    HistoryPoint {
+        at: event.event.at,
+        shard: event.shard,
+        position: event.position.unwrap(),
     }
 }
 

@@ -38,7 +38,7 @@ const RESUMED: u64 = 4;
 const ROOT: &str = "key=dev.root:root-secret";
 
 /// A client that speaks frames.
-struct Client {
+pub(crate) struct Client {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     message_pack: bool,
     serial: u64,
@@ -57,13 +57,13 @@ impl Client {
     }
 
     /// Connects, and returns the CONNECTED frame with the client.
-    async fn connect(node: &Node, query: &str) -> (Self, Value) {
+    pub(crate) async fn connect(node: &Node, query: &str) -> (Self, Value) {
         let mut client = Self::open(node, query).await;
         let connected = client.expect(CONNECTED).await;
         (client, connected)
     }
 
-    async fn root(node: &Node) -> Self {
+    pub(crate) async fn root(node: &Node) -> Self {
         Self::connect(node, ROOT).await.0
     }
 
@@ -96,7 +96,7 @@ impl Client {
         frame
     }
 
-    async fn attach(&mut self, channel: &str, more: Value) -> Value {
+    pub(crate) async fn attach(&mut self, channel: &str, more: Value) -> Value {
         let mut frame = json!({ "action": ATTACH, "channel": channel });
         frame
             .as_object_mut()
@@ -126,14 +126,14 @@ impl Client {
         }
     }
 
-    async fn publish(&mut self, channel: &str, name: &str) -> Value {
+    pub(crate) async fn publish(&mut self, channel: &str, name: &str) -> Value {
         self.ask(json!({
             "action": MESSAGE, "channel": channel, "messages": [{ "name": name, "data": "x" }],
         }))
         .await
     }
 
-    async fn presence(&mut self, channel: &str, action: u64, client_id: &str) -> Value {
+    pub(crate) async fn presence(&mut self, channel: &str, action: u64, client_id: &str) -> Value {
         self.ask(json!({
             "action": PRESENCE,
             "channel": channel,

@@ -36,7 +36,7 @@ async fn errors_come_in_the_requests_format() {
     for (target, code) in [
         ("/nothing", 40400),
         ("/", 40400),
-        ("/channels/x/messages", 40400),
+        ("/stats", 40400),
         ("/channels/x", 40101),
         ("/time?x=%zz", 40000),
         ("/time?v=six", 40017),

@@ -24,6 +24,7 @@ use headcount_relay::{
 use tokio::time::Instant;
 
 use super::NodeIdentity;
+use super::changes::Changes;
 use super::config::RealtimeConfig;
 use super::mailbox::{AttachmentId, Delivery, Mailbox};
 use crate::ports::Ports;
@@ -68,6 +69,8 @@ struct Channel {
     followers: BTreeMap<AttachmentId, Follower>,
     /// Whether the relay knows that somebody is attached here.
     interested: bool,
+    /// What happened to members while somebody was attached here.
+    changes: Changes,
     memory: VecDeque<Remembered>,
     memory_bytes: usize,
     /// The last message of which the channel has heard.
@@ -192,7 +195,7 @@ impl Hub {
     }
 
     /// Reads a serial that this node gave in this life.
-    fn number(&self, serial: &str) -> Option<u64> {
+    pub(crate) fn number(&self, serial: &str) -> Option<u64> {
         let number = serial.strip_prefix(&self.boot)?.strip_prefix('-')?;
         number.parse().ok()
     }
@@ -210,6 +213,7 @@ impl Hub {
             subscribers: BTreeMap::new(),
             followers: BTreeMap::new(),
             interested: false,
+            changes: Changes::default(),
             memory: VecDeque::new(),
             memory_bytes: 0,
             last: before,
@@ -371,6 +375,7 @@ impl Hub {
     /// remember too much, whatever the channel remembers.
     fn forget(&self, channel: &mut Channel, now: Instant) {
         let config = &self.config;
+        channel.changes.forget(config, now, &self.remembered);
         while let Some(oldest) = channel.memory.front() {
             let fits = channel.memory.len() <= config.memory_messages_max
                 && channel.memory_bytes <= config.memory_bytes_max;
@@ -417,8 +422,7 @@ impl Hub {
         for change in changes {
             let broadcast = alone(change.clone());
             if let Some(channel) = partition.channels.get_mut(place) {
-                let mode = ChannelModes::PRESENCE_SUBSCRIBE;
-                channel.tell(&self.config, mode, None, None, &broadcast);
+                self.tell_change(channel, &broadcast);
             }
             let Some(key) = key(change) else {
                 continue;
@@ -442,6 +446,15 @@ impl Hub {
         }
     }
 
+    /// Tells a member's change to everybody who follows the set here, and remembers it.
+    fn tell_change(&self, channel: &mut Channel, broadcast: &Arc<Broadcast>) {
+        let now = Instant::now();
+        channel.changes.remember(now, broadcast, &self.remembered);
+        self.forget(channel, now);
+        let mode = ChannelModes::PRESENCE_SUBSCRIBE;
+        channel.tell(&self.config, mode, None, None, broadcast);
+    }
+
     /// Returns the presence set.
     pub(crate) fn members(&self, place: &Place) -> Vec<PresenceMessage> {
         self.partition(place).members(place)
@@ -455,6 +468,16 @@ impl Hub {
         };
         self.forget(channel, Instant::now());
         channel.after(0)
+    }
+
+    /// Returns what the channel remembers of its members, oldest first.
+    pub(crate) fn changes(&self, place: &Place) -> Vec<Arc<Broadcast>> {
+        let mut partition = self.partition(place);
+        let Some(channel) = partition.channels.get_mut(place) else {
+            return Vec::new();
+        };
+        self.forget(channel, Instant::now());
+        channel.changes.all()
     }
 
     /// Says that a shard's regional owner is reachable, anew or again.
@@ -539,8 +562,7 @@ impl Hub {
             },
             Relayed::Presence { action, member } => {
                 if let Some(shown) = shown(&member, action) {
-                    let mode = ChannelModes::PRESENCE_SUBSCRIBE;
-                    channel.tell(&self.config, mode, None, None, &alone(shown));
+                    self.tell_change(channel, &alone(shown));
                 }
             }
         }
@@ -689,7 +711,10 @@ fn is_leave(change: &PresenceMessage) -> bool {
 
 impl Channel {
     fn is_idle(&self) -> bool {
-        self.subscribers.is_empty() && self.followers.is_empty() && self.memory.is_empty()
+        self.subscribers.is_empty()
+            && self.followers.is_empty()
+            && self.memory.is_empty()
+            && self.changes.is_empty()
     }
 
     /// Leaves something for every subscriber with a mode; who has no room for it is a subscriber no

@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use headcount_model::{
-    EventKind, EventKinds, Timestamp, WatchEnd, WatchError, WatchFilter, WatchItem,
-};
+use headcount_model::{Timestamp, WatchEnd, WatchError, WatchFilter, WatchItem};
 use headcount_realtime::{AttachParams, Broadcast, ProtocolError, Rewind, ServerFrame, flags};
 
 use super::attachments::{Attachment, Kind};
@@ -107,7 +105,7 @@ impl Connection {
         let filter = WatchFilter {
             app: Some(self.app.clone()),
             prefix: String::new(),
-            kinds: self.kinds(),
+            kinds: self.realtime.lifecycle_kinds(&self.app),
         };
         let watch = self
             .realtime
@@ -121,20 +119,6 @@ impl Connection {
                 let reason = format!("it did not start within {} ms", after.as_millis());
                 Err(WatchError::Unavailable(reason))
             })
-    }
-
-    /// The events that the app is told on the metachannel.
-    fn kinds(&self) -> EventKinds {
-        if self
-            .realtime
-            .ports
-            .access
-            .tells_occupancy(self.app.as_str())
-        {
-            return EventKinds::ALL;
-        }
-        let kinds = EventKind::ALL.into_iter();
-        kinds.filter(|kind| *kind != EventKind::Occupancy).collect()
     }
 
     /// Reads the events of a rewind, oldest first.
@@ -154,7 +138,7 @@ impl Connection {
         };
         let query = HistoryQuery {
             app: self.app.clone(),
-            kinds: self.kinds(),
+            kinds: self.realtime.lifecycle_kinds(&self.app),
             from,
             to: None,
             newest_first: true,

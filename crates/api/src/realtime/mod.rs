@@ -15,6 +15,7 @@
 //! from, and nobody else notices.
 
 mod attachments;
+mod changes;
 mod channels;
 mod config;
 mod connection;
@@ -24,6 +25,7 @@ mod lifecycle;
 mod mailbox;
 mod meta;
 mod occupancy;
+mod past;
 mod rates;
 mod registry;
 mod transport;
@@ -46,6 +48,7 @@ use tokio_util::task::TaskTracker;
 
 pub use config::RealtimeConfig;
 pub(crate) use event_stream::event_stream;
+pub(crate) use lifecycle::{LIFECYCLE, message as lifecycle_message};
 pub use rates::Rate;
 pub(crate) use upgrade::upgrade;
 

@@ -1,0 +1,131 @@
+//! What happened on this node's channels, as REST tells it: every item says for itself what
+//! subscribers take from the envelope around it.
+
+use std::sync::Arc;
+
+use headcount_model::{AppId, EventKind, EventKinds};
+use headcount_realtime::{Broadcast, Content, Envelope, Limits, Message, PresenceMessage};
+
+use super::hub::Place;
+use super::{Core, METACHANNELS};
+
+/// The serial is not one that this node gave in this life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UnknownSerial;
+
+impl Core {
+    /// The bounds of what clients may publish.
+    pub(crate) fn publish_limits(&self) -> Limits {
+        self.limits()
+    }
+
+    /// The events that an app is told on `[meta]channel.lifecycle`.
+    pub(crate) fn lifecycle_kinds(&self, app: &AppId) -> EventKinds {
+        if self.ports.access.tells_occupancy(app.as_str()) {
+            return EventKinds::ALL;
+        }
+        let kinds = EventKind::ALL.into_iter();
+        kinds.filter(|kind| *kind != EventKind::Occupancy).collect()
+    }
+
+    /// Returns whether there is such a metachannel.
+    pub(crate) fn is_metachannel(name: &str) -> bool {
+        METACHANNELS.contains(&name)
+    }
+
+    /// Returns the messages that a channel remembers, oldest first; those up to a serial, if one is
+    /// given.
+    pub(crate) fn messages(
+        &self,
+        app: &AppId,
+        name: &str,
+        until: Option<&str>,
+    ) -> Result<Vec<Message>, UnknownSerial> {
+        let until = until.map(|serial| self.hub.number(serial).ok_or(UnknownSerial));
+        let until = until.transpose()?.unwrap_or(u64::MAX);
+        let remembered = self.hub.remembered(&place(app, name)).into_iter();
+        let remembered = remembered.take_while(|(serial, _)| *serial <= until);
+        let messages = remembered.flat_map(|(serial, broadcast)| {
+            let serial = self.hub.serial(serial);
+            messages_of(&broadcast, &serial)
+        });
+        Ok(messages.collect())
+    }
+
+    /// Returns the members of a channel, in the order of their connections and client ids.
+    pub(crate) fn members(&self, app: &AppId, name: &str) -> Vec<PresenceMessage> {
+        self.hub.members(&place(app, name))
+    }
+
+    /// Returns what a channel remembers of its members, oldest first.
+    pub(crate) fn presence_changes(&self, app: &AppId, name: &str) -> Vec<PresenceMessage> {
+        let remembered = self.hub.changes(&place(app, name));
+        remembered.iter().flat_map(changes_of).collect()
+    }
+
+    /// Publishes messages of nobody's connection; returns their id and serials.
+    pub(crate) fn publish_messages(
+        &self,
+        app: &AppId,
+        name: &headcount_model::ChannelName,
+        messages: Vec<Message>,
+    ) -> (String, Vec<String>) {
+        let given = messages.first().and_then(|first| first.id.clone());
+        let drawn = self.draw_id();
+        let count = messages.len();
+        let envelope = Envelope {
+            id: Some(drawn.clone()),
+            timestamp_ms: Some(self.ports.clock.wall().0),
+            connection_id: None,
+        };
+        let broadcast = Arc::new(Broadcast::new(envelope, Content::Messages(messages)));
+        let serial = self.publish(app, name, None, &broadcast);
+        let serials = (0..count).map(|index| format!("{serial}:{index}"));
+        (given.unwrap_or(drawn), serials.collect())
+    }
+}
+
+fn place(app: &AppId, name: &str) -> Place {
+    Place {
+        app: app.clone(),
+        name: name.into(),
+    }
+}
+
+/// The id that clients give an item without one.
+fn id_of(envelope: &Envelope, index: usize) -> Option<String> {
+    let id = envelope.id.as_ref()?;
+    Some(format!("{id}:{index}"))
+}
+
+fn messages_of(broadcast: &Broadcast, serial: &str) -> Vec<Message> {
+    let envelope = broadcast.envelope();
+    let Content::Messages(messages) = broadcast.content() else {
+        return Vec::new();
+    };
+    let messages = messages.iter().enumerate().map(|(index, message)| Message {
+        id: message.id.clone().or_else(|| id_of(envelope, index)),
+        connection_id: envelope.connection_id.clone(),
+        timestamp_ms: message.timestamp_ms.or(envelope.timestamp_ms),
+        serial: Some(format!("{serial}:{index}")),
+        ..message.clone()
+    });
+    messages.collect()
+}
+
+fn changes_of(broadcast: &Arc<Broadcast>) -> Vec<PresenceMessage> {
+    let envelope = broadcast.envelope();
+    let Content::Presence(changes) = broadcast.content() else {
+        return Vec::new();
+    };
+    let changes = changes.iter().enumerate().map(|(index, change)| {
+        let connection_id = change.connection_id.as_ref();
+        PresenceMessage {
+            id: change.id.clone().or_else(|| id_of(envelope, index)),
+            connection_id: connection_id.or(envelope.connection_id.as_ref()).cloned(),
+            timestamp_ms: change.timestamp_ms.or(envelope.timestamp_ms),
+            ..change.clone()
+        }
+    });
+    changes.collect()
+}
