@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -69,6 +70,15 @@ pub struct JournalPage {
     /// What the journal covered when the page was read. If the index after the one asked for lies
     /// before `range.first`, there is a gap.
     pub range: JournalRange,
+}
+
+/// Where a moment lies in a shard's journal, to a few items.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct JournalMoment {
+    /// Every item up to this index is older than the moment.
+    pub before: Option<u64>,
+    /// Every item from this index on is newer.
+    pub after: Option<u64>,
 }
 
 /// The event journals of a node, one per shard; derived from the logs and kept for a while. A cheap
@@ -135,6 +145,37 @@ impl Journal {
                 return Ok(page);
             }
         }
+    }
+
+    /// Reads the last items before `before` (`None`: up to the last), at most `max_items` and about
+    /// `max_bytes`, but at least one if there is one; they come in the order of their index. May
+    /// block for a few reads of files.
+    pub fn read_back(
+        &self,
+        shard: u64,
+        before: Option<u64>,
+        max_items: usize,
+        max_bytes: usize,
+    ) -> Result<JournalPage, StoreError> {
+        loop {
+            let plan = self
+                .shared
+                .journals()
+                .plan_back(shard, before, max_items, max_bytes);
+            if let Some(page) = plan.read_back(&self.shared, shard, before, max_items, max_bytes)? {
+                return Ok(page);
+            }
+        }
+    }
+
+    /// Finds a moment in a shard's journal, by the stamps of its items.
+    pub fn find(&self, shard: u64, stamp_ms: u64) -> JournalMoment {
+        self.shared.journals().find(shard, stamp_ms)
+    }
+
+    /// How long items are kept.
+    pub fn retention(&self) -> Duration {
+        self.shared.config.journal_retention
     }
 
     /// What the shard's journal covers.
@@ -217,17 +258,20 @@ struct Block {
     /// Bytes of the items' payloads alone.
     payload_bytes: u32,
     last_index: u64,
+    last_stamp: u64,
 }
 
 impl Block {
     fn new(offset: u64, bytes: usize, items: &[JournalItem]) -> Option<Self> {
         let payload_bytes: usize = items.iter().map(|item| item.payload.len()).sum();
+        let last = items.last()?;
         Some(Self {
             offset,
             bytes: bytes as u32,
             items: items.len() as u32,
             payload_bytes: payload_bytes as u32,
-            last_index: items.last()?.index,
+            last_index: last.index,
+            last_stamp: last.stamp_ms,
         })
     }
 }
@@ -548,6 +592,78 @@ impl Journals {
         plan
     }
 
+    /// Finds the blocks and items of a page that is read back; the blocks newest first.
+    fn plan_back(
+        &self,
+        shard: u64,
+        before: Option<u64>,
+        max_items: usize,
+        max_bytes: usize,
+    ) -> Plan {
+        let mut plan = Plan {
+            range: self.range(shard),
+            blocks: Vec::new(),
+            tail: Vec::new(),
+        };
+        let Some(journal) = self.shards.get(&shard) else {
+            return plan;
+        };
+        let wanted = |index: u64| before.is_none_or(|before| index < before);
+        let (mut items, mut bytes) = (0_usize, 0_usize);
+        let max_bytes = max_bytes.max(1);
+        for item in journal.tail.iter().rev().filter(|item| wanted(item.index)) {
+            if items >= max_items || bytes >= max_bytes {
+                return plan;
+            }
+            items += 1;
+            bytes += item.payload.len();
+            plan.tail.push(item.clone());
+        }
+        let last_index = |file: &JournalFile| file.blocks.last().map(|block| block.last_index);
+        let older = |file: &JournalFile| last_index(file).is_none_or(wanted);
+        let whole_files = journal.files.partition_point(older);
+        for file in journal.files.iter().take(whole_files + 1).rev() {
+            let whole = file
+                .blocks
+                .partition_point(|block| wanted(block.last_index));
+            // Of the block after them, some items may be wanted, or none.
+            let end = file.blocks.len().min(whole + 1);
+            for (at, block) in file.blocks[..end].iter().enumerate().rev() {
+                if items >= max_items || bytes >= max_bytes {
+                    return plan;
+                }
+                if at < whole {
+                    items += block.items as usize;
+                    bytes += block.payload_bytes as usize;
+                }
+                plan.blocks.push((file.number, *block));
+            }
+        }
+        plan
+    }
+
+    fn find(&self, shard: u64, stamp_ms: u64) -> JournalMoment {
+        let Some(journal) = self.shards.get(&shard) else {
+            return JournalMoment::default();
+        };
+        let mut moment = JournalMoment::default();
+        for file in &journal.files {
+            let older = file
+                .blocks
+                .partition_point(|block| block.last_stamp < stamp_ms);
+            let last = older
+                .checked_sub(1)
+                .map(|last| file.blocks[last].last_index);
+            moment.before = last.or(moment.before);
+            let mut rest = file.blocks[older..].iter();
+            if let Some(block) = rest.find(|block| block.last_stamp > stamp_ms) {
+                moment.after = Some(block.last_index + 1);
+                return moment;
+            }
+        }
+        moment
+    }
+
     /// Writes out a shard's journal and gives what is to be synced, with the place up to which it
     /// is durable then.
     fn begin_sync(&mut self, shared: &Arc<Shared>, shard: u64) -> io::Result<Option<PendingSync>> {
@@ -605,6 +721,70 @@ pub(super) fn sync_all(shared: &Arc<Shared>) -> io::Result<()> {
     shards.into_iter().try_for_each(|shard| sync(shared, shard))
 }
 
+/// Reads blocks of a shard's files.
+struct Blocks<'a> {
+    shared: &'a Shared,
+    shard: u64,
+    /// The file that was read last, which is likely to be read next.
+    open: Option<(u64, Arc<dyn DiskFile>)>,
+}
+
+impl Blocks<'_> {
+    /// Reads the items of a block; `None` if its file is gone.
+    fn read(&mut self, number: u64, block: Block) -> Result<Option<Vec<JournalItem>>, StoreError> {
+        let unreadable = |reason: String| StoreError::Unreadable {
+            file: PathBuf::from(path(self.shard, number)),
+            reason: reason.into(),
+        };
+        let file = match &self.open {
+            Some((same, file)) if *same == number => Arc::clone(file),
+            _ => match self.shared.disk.open(&path(self.shard, number)) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(unreadable(error.to_string())),
+            },
+        };
+        let read = file.read_at(block.offset, block.bytes as usize);
+        self.open = Some((number, file));
+        let read = Bytes::from(read.map_err(|error| unreadable(error.to_string()))?);
+        let seed = header(self.shared.store, self.shard, number).seed();
+        let decoded = read_frame(&read, 0, seed)
+            .and_then(|frame| decode(&read.slice(frame.body)))
+            .map_err(|fault| unreadable(format!("{} at byte {}", fault.reason(), block.offset)))?;
+        Ok(Some(decoded))
+    }
+}
+
+/// The items of a page as they are gathered.
+struct Gathered {
+    items: Vec<JournalItem>,
+    bytes: usize,
+    max_items: usize,
+    max_bytes: usize,
+}
+
+impl Gathered {
+    fn new(max_items: usize, max_bytes: usize) -> Self {
+        Self {
+            items: Vec::new(),
+            bytes: 0,
+            max_items,
+            max_bytes,
+        }
+    }
+
+    /// Takes an item; false if there is no room for it.
+    fn take(&mut self, item: JournalItem) -> bool {
+        let fits = self.items.is_empty() || self.bytes + item.payload.len() <= self.max_bytes;
+        if self.items.len() == self.max_items || !fits {
+            return false;
+        }
+        self.bytes += item.payload.len();
+        self.items.push(item);
+        true
+    }
+}
+
 impl Plan {
     /// Reads the planned page; `None` if a file is gone.
     fn read(
@@ -615,58 +795,66 @@ impl Plan {
         max_items: usize,
         max_bytes: usize,
     ) -> Result<Option<JournalPage>, StoreError> {
-        let mut items = Vec::new();
-        let mut bytes = 0;
-        let mut take = |item: JournalItem| {
-            let fits = items.is_empty() || bytes + item.payload.len() <= max_bytes;
-            if items.len() == max_items || !fits {
-                return false;
-            }
-            bytes += item.payload.len();
-            items.push(item);
-            true
+        let mut page = Gathered::new(max_items, max_bytes);
+        let mut blocks = Blocks {
+            shared,
+            shard,
+            open: None,
         };
-        let mut open: Option<(u64, Arc<dyn DiskFile>)> = None;
         let mut room = true;
         for (number, block) in self.blocks {
             if !room {
                 break;
             }
-            let unreadable = |reason: String| StoreError::Unreadable {
-                file: PathBuf::from(path(shard, number)),
-                reason: reason.into(),
+            let Some(items) = blocks.read(number, block)? else {
+                return Ok(None);
             };
-            let file = match open {
-                Some((same, ref file)) if same == number => Arc::clone(file),
-                _ => match shared.disk.open(&path(shard, number)) {
-                    Ok(file) => file,
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                    Err(error) => return Err(unreadable(error.to_string())),
-                },
-            };
-            open = Some((number, Arc::clone(&file)));
-            let read = file.read_at(block.offset, block.bytes as usize);
-            let read = Bytes::from(read.map_err(|error| unreadable(error.to_string()))?);
-            let seed = header(shared.store, shard, number).seed();
-            let decoded = read_frame(&read, 0, seed)
-                .and_then(|frame| decode(&read.slice(frame.body)))
-                .map_err(|fault| {
-                    unreadable(format!("{} at byte {}", fault.reason(), block.offset))
-                })?;
-            let mut wanted = decoded
+            let mut wanted = items
                 .into_iter()
-                .filter(|item| after.is_none_or(|a| item.index > a));
-            room = wanted.all(&mut take);
+                .filter(|item| after.is_none_or(|after| item.index > after));
+            room = wanted.all(|item| page.take(item));
         }
         if room {
-            self.tail
-                .into_iter()
-                .map(&mut take)
-                .take_while(|taken| *taken)
-                .for_each(drop);
+            self.tail.into_iter().all(|item| page.take(item));
         }
         Ok(Some(JournalPage {
-            items,
+            items: page.items,
+            range: self.range,
+        }))
+    }
+
+    /// Reads the planned page of items before `before`; `None` if a file is gone.
+    fn read_back(
+        self,
+        shared: &Shared,
+        shard: u64,
+        before: Option<u64>,
+        max_items: usize,
+        max_bytes: usize,
+    ) -> Result<Option<JournalPage>, StoreError> {
+        let mut page = Gathered::new(max_items, max_bytes);
+        let mut blocks = Blocks {
+            shared,
+            shard,
+            open: None,
+        };
+        let mut room = self.tail.into_iter().all(|item| page.take(item));
+        for (number, block) in self.blocks {
+            if !room {
+                break;
+            }
+            let Some(items) = blocks.read(number, block)? else {
+                return Ok(None);
+            };
+            let mut wanted = items
+                .into_iter()
+                .rev()
+                .filter(|item| before.is_none_or(|before| item.index < before));
+            room = wanted.all(|item| page.take(item));
+        }
+        page.items.reverse();
+        Ok(Some(JournalPage {
+            items: page.items,
             range: self.range,
         }))
     }

@@ -67,7 +67,7 @@ use shared::{Shared, State};
 
 pub use config::StoreConfig;
 pub use error::{OpenError, StoreError};
-pub use journal::{Journal, JournalItem, JournalPage, JournalRange};
+pub use journal::{Journal, JournalItem, JournalMoment, JournalPage, JournalRange};
 pub use snapshot::{SnapshotReader, SnapshotWriter};
 pub use stats::StoreStats;
 pub use writer::StoreDriver;

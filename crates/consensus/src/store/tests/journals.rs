@@ -32,6 +32,90 @@ fn all(journal: &Journal, shard: u64) -> Vec<JournalItem> {
 }
 
 #[tokio::test]
+async fn is_read_back_from_any_index() {
+    let store = start(&MemoryDisk::new(), small());
+    let journal = store.journal();
+    assert_eq!(journal.read_back(1, None, 7, usize::MAX).unwrap().items, []);
+    let indices: Vec<u64> = (1..200).filter(|index| index % 3 != 0).collect();
+    for index in &indices {
+        put(&journal, 1, *index);
+    }
+    let size = item(100).payload.len();
+    for before in (0..=201).map(Some).chain([None]) {
+        let older = indices
+            .iter()
+            .filter(|index| before.is_none_or(|before| **index < before));
+        let older: Vec<u64> = older.copied().collect();
+        let page = journal.read_back(1, before, 7, usize::MAX).unwrap();
+        let expected = older[older.len().saturating_sub(7)..].iter().copied();
+        assert_eq!(page.items, items(expected), "before {before:?}");
+        assert_eq!(page.range, journal.range(1));
+        let page = journal
+            .read_back(1, before, usize::MAX, 20 * size)
+            .unwrap()
+            .items;
+        assert!(page.len() >= 19.min(older.len()), "before {before:?}");
+        assert_eq!(
+            page,
+            items(older[older.len() - page.len()..].iter().copied())
+        );
+        let one = journal.read_back(1, before, usize::MAX, 0).unwrap().items;
+        assert_eq!(
+            one,
+            items(older.last().copied()),
+            "at least one if there is one"
+        );
+    }
+    // Page by page to the beginning.
+    let (mut before, mut walked) = (None, Vec::new());
+    loop {
+        let page = journal.read_back(1, before, 10, 100).unwrap().items;
+        let Some(first) = page.first() else {
+            break;
+        };
+        before = Some(first.index);
+        walked.extend(page.into_iter().rev());
+    }
+    walked.reverse();
+    assert_eq!(walked, items(indices));
+}
+
+#[tokio::test]
+async fn a_moment_is_found_by_stamps() {
+    let disk = MemoryDisk::new();
+    let store = start(&disk, small());
+    let journal = store.journal();
+    assert_eq!(journal.find(1, 0), JournalMoment::default());
+    for index in 1..200 {
+        put(&journal, 1, index);
+    }
+    for reopened in [false, true] {
+        if reopened {
+            store.close().await.unwrap();
+        }
+        let store = reopened.then(|| start(&disk, small()));
+        let journal = store
+            .as_ref()
+            .map_or_else(|| journal.clone(), Store::journal);
+        let (mut near_before, mut near_after) = (0, 0);
+        for index in 0..=200 {
+            let moment = journal.find(1, item(index).stamp_ms);
+            assert!(
+                moment.before.is_none_or(|before| before < index),
+                "{moment:?}"
+            );
+            assert!(moment.after.is_none_or(|after| after > index), "{moment:?}");
+            near_before += usize::from(moment.before.is_some_and(|before| before + 10 > index));
+            near_after += usize::from(moment.after.is_some_and(|after| after < index + 10));
+        }
+        assert!(
+            near_before > 150 && near_after > 150,
+            "{near_before} {near_after}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn is_read_by_pages_from_any_index() {
     let store = start(&MemoryDisk::new(), small());
     let journal = store.journal();
