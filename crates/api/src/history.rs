@@ -1,9 +1,8 @@
 //! Pages of what happened on a channel: parameters, cursors and links.
 
-use headcount_model::{Position, ShardId, Timestamp};
+use headcount_model::{HistoryPoint, Position, ShardId, Timestamp};
 
 use crate::links::{self, Walk, seal, unseal};
-use crate::ports::HistoryPoint;
 use crate::problem::Problem;
 use crate::query::Query;
 

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use headcount_access::{AccessError, Apps, Credential};
 use headcount_model::{
-    AppId, ChannelKey, ChannelName, ChannelStatus, ConnectionId, EventKinds, NodeId, Position,
+    AppId, ChannelKey, ChannelName, ChannelStatus, ConnectionId, EventKinds, HistoryPoint, NodeId,
     Refusal, RegionName, ReportItem, ShardId, Timestamp, WatchError, WatchEvent, WatchFilter,
     WatchItem,
 };
@@ -132,9 +132,9 @@ pub struct HistoryQuery {
     pub app: AppId,
     /// Which kinds.
     pub kinds: EventKinds,
-    /// Only events at this time or later.
+    /// Only events that say they were at this time or later.
     pub from: Option<Timestamp>,
-    /// Only events at this time or earlier.
+    /// Only events that say they were at this time or earlier.
     pub to: Option<Timestamp>,
     /// Whether the newest come first; else the oldest.
     pub newest_first: bool,
@@ -142,19 +142,6 @@ pub struct HistoryQuery {
     pub after: Option<HistoryPoint>,
     /// At most this many, at least one.
     pub limit: usize,
-}
-
-/// A place in the history of an app, which has one order on every node: by the log's time, then by
-/// shard and place in its log. So the events of a channel keep the order of their log, although
-/// those of a region carry its own clock's time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct HistoryPoint {
-    /// The shard time of the log entry that the event is of.
-    pub at: Timestamp,
-    /// The shard.
-    pub shard: ShardId,
-    /// The event's place in its log.
-    pub position: Position,
 }
 
 /// A page of history.

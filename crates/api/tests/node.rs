@@ -12,15 +12,14 @@ use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
 use headcount_access::{AccessError, AppSpec, Apps, Credential, KeySpec, Revocations, Secret};
 use headcount_api::ports::{
-    Access, Clock, Counting, Directory, Entropy, Freshness, HistoryPoint, HistoryQuery,
-    HistoryRead, ListItem, ListQuery, ListRead, Outlet, Ports, ReadError, ReadLevel, Source,
-    StatusRead,
+    Access, Clock, Counting, Directory, Entropy, Freshness, HistoryQuery, HistoryRead, ListItem,
+    ListQuery, ListRead, Outlet, Ports, ReadError, ReadLevel, Source, StatusRead,
 };
 use headcount_api::{Config, NodeIdentity, Realtime, RealtimeConfig};
 use headcount_model::{
     AppId, ChannelKey, ChannelStatus, ConnectionId, CursorError, Era, Event, EventId, EventKind,
-    Incarnation, Modes, NodeId, Occupancy, Position, Refusal, RegionName, ReportItem, ShardId,
-    Timestamp, WatchError, WatchEvent, WatchFilter, WatchItem,
+    HistoryPoint, Incarnation, Modes, NodeId, Occupancy, Position, Refusal, RegionName, ReportItem,
+    ShardId, Timestamp, WatchError, WatchEvent, WatchFilter, WatchItem,
 };
 use headcount_relay::GatewayMessage;
 use tokio::net::TcpListener;

@@ -1,6 +1,6 @@
 //! What an applied entry of a shard's log told: one record of the shard's journal.
 
-use crate::{Fence, LoggedEvent, RegionName, Timestamp};
+use crate::{Fence, LoggedEvent, Position, RegionName, ShardId, Timestamp};
 
 /// Logged: one applied entry of a shard's log, and one record of its journal.
 ///
@@ -57,4 +57,17 @@ pub enum Mark {
         /// true only.
         done: bool,
     },
+}
+
+/// History point: a place in the past of all shards, which has one order on every node: by the
+/// log's time, then by shard and place in its log. So the events of a channel keep the order of
+/// their log, although those of a region carry its own clock's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HistoryPoint {
+    /// The shard time of the log entry that the event is of.
+    pub at: Timestamp,
+    /// The shard.
+    pub shard: ShardId,
+    /// The event's place in its log.
+    pub position: Position,
 }

@@ -46,7 +46,7 @@ pub use ids::{
     AppId, ChannelKey, ChannelName, ConnectionId, EdgeId, Era, Fence, Incarnation, MemberId,
     NameError, NodeId, RegionName, ReplicaId, ShardId,
 };
-pub use journal::{Logged, Mark};
+pub use journal::{HistoryPoint, Logged, Mark};
 pub use limits::{
     APP_BYTES_MAX, CHANNEL_BYTES_MAX, COUNT_MAX, ID_BYTES_MAX, REGION_BYTES_MAX, SHARDS_MAX,
 };

@@ -41,7 +41,7 @@ use crate::cutting::Cutting;
 use crate::following::{Feeds, Following};
 use crate::founding::{self, Membership};
 use crate::gateway::{GatewayHandle, GatewayTask};
-use crate::reading::{Elsewhere, Here, holders};
+use crate::reading::{Elsewhere, Here, Past, PastHere, holders};
 use crate::relay::{RelayHandle, RelayTask};
 use crate::sampling::Sampler;
 use crate::shards::{Shards, Wakers};
@@ -634,7 +634,8 @@ impl Boot {
             elsewhere: elsewhere.clone(),
         };
         self.booted.send_replace(Some(booted));
-        self.serve_peers(peer, inbound, &here, &keeper);
+        let past = PastHere::new(here.clone(), self.store.journal());
+        self.serve_peers(peer, inbound, &here, &past, &keeper);
         if membership.founds {
             self.found(&group, &handle, &membership).await?;
         }
@@ -754,10 +755,15 @@ impl Boot {
             wakers,
             draining: self.progress.draining.clone(),
         };
+        let past = Past {
+            here: past,
+            elsewhere: elsewhere.clone(),
+        };
         let directory = NodeDirectory {
             here,
             elsewhere,
             watches: watches.clone(),
+            past,
         };
         let ports = headcount_api::ports::Ports {
             source: directory.here.source.clone(),
@@ -911,6 +917,7 @@ impl Boot {
         listener: TcpListener,
         inbound: NodeInbound,
         here: &Here,
+        past: &PastHere,
         keeper: &Keeper,
     ) {
         let network = &here.network;
@@ -918,6 +925,7 @@ impl Boot {
         let reads = NodeReads {
             here: here.clone(),
             journal: self.store.journal(),
+            past: past.clone(),
         };
         let control = rpc_control::service(
             network,

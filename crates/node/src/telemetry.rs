@@ -59,6 +59,7 @@ metric! {
     Gauge feed_shards_followed: "Shards whose events other nodes tell this one for its watchers";
     Counter feed_followers_dropped_total: "Nodes that followed a shard here and were too slow";
     Counter node_reads_forwarded_total: "Reads that a holder of the shard was asked for";
+    Counter node_histories_refused_total: "Reads of the past refused, as too many were under way";
     Gauge node_mailbox_letters: "Letters waiting for the drivers of shards";
     Counter node_letters_dropped_total: "Letters dropped by a full mailbox, to be resent";
     Counter node_tasks_failed_total: "Tasks that ended unexpectedly, by task";
@@ -265,6 +266,11 @@ pub fn follower_dropped() {
 /// Counts a read that a holder was asked for.
 pub fn read_forwarded() {
     node_reads_forwarded_total.count(1);
+}
+
+/// Counts a read of the past that was refused.
+pub fn history_refused() {
+    node_histories_refused_total.count(1);
 }
 
 /// Counts a watcher that the node ended.

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use headcount_model::{
-    Era, Event, EventId, EventKind, Fence, Logged, LoggedEvent, Mark, Position, RegionName,
-    ShardId, Timestamp,
+    Era, Event, EventId, EventKind, EventKinds, Fence, Logged, LoggedEvent, Mark, Position,
+    RegionName, ShardId, Timestamp,
 };
 use prost::Message;
 
@@ -145,6 +145,57 @@ pub fn decode_logged(
             .map(mark)
             .collect::<Result<_, _>>()?,
     })
+}
+
+/// Encodes one event of the past, as the journal record of an entry with nothing but it.
+#[must_use]
+pub fn encode_past_event(stamp: Timestamp, logged: &LoggedEvent) -> Bytes {
+    encode_logged(&Logged {
+        index: logged.position.index,
+        stamp,
+        coordinator: logged.event.region.clone(),
+        events: vec![logged.clone()],
+        marks: Vec::new(),
+    })
+}
+
+/// Decodes what [`encode_past_event`] made of the event at a position; returns the log's time with
+/// the event.
+///
+/// # Errors
+/// [`WireError`] names what cannot be understood.
+pub fn decode_past_event(
+    era: Era,
+    shard: ShardId,
+    position: Position,
+    bytes: &[u8],
+) -> Result<(Timestamp, Event), WireError> {
+    let logged = decode_logged(era, shard, position.index, bytes)?;
+    let only = logged.events.into_iter().next();
+    let mut event = required("events", only)?.event;
+    // Alone, it has lost its place in the entry.
+    if let EventId::Log { position: own, .. } = &mut event.id {
+        *own = position;
+    }
+    Ok((logged.stamp, event))
+}
+
+/// Encodes a set of kinds.
+#[must_use]
+pub fn put_kinds(kinds: EventKinds) -> Vec<i32> {
+    let wanted = EventKind::ALL.into_iter();
+    let wanted = wanted.filter(|kind| kinds.contains(*kind));
+    wanted.map(|kind| put_kind(kind).into()).collect()
+}
+
+/// Decodes a set of kinds.
+///
+/// # Errors
+/// [`WireError`] if there is a kind that this release does not know.
+pub fn take_kinds(kinds: &[i32]) -> Result<EventKinds, WireError> {
+    let kinds = kinds.iter().map(|kind| JournalKind::try_from(*kind));
+    let kinds = kinds.map(|kind| take_kind(kind.unwrap_or(JournalKind::Unspecified)));
+    kinds.collect()
 }
 
 fn put_kind(kind: EventKind) -> JournalKind {

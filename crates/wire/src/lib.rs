@@ -25,7 +25,9 @@ pub use control::{
 pub use error::WireError;
 pub use feed::{put_watch_item, put_watch_request, take_watch_item, take_watch_request};
 pub use gossip::{Parcel, ParcelBody, decode_parcels, encode_parcels};
-pub use journal::{decode_logged, encode_logged};
+pub use journal::{
+    decode_logged, decode_past_event, encode_logged, encode_past_event, put_kinds, take_kinds,
+};
 pub use names::{NAMES_MAX, NameReader, NameWriter};
 pub use read::{Early, put_early, take_early};
 pub use report::{

@@ -10,7 +10,7 @@ use headcount_model::{ChannelKey, WatchError, WatchFilter, WatchItem};
 use headcount_rpc::watch::Watches;
 
 use super::watches::NodeWatches;
-use crate::reading::{Elsewhere, Here, merge};
+use crate::reading::{Elsewhere, Here, Past, merge};
 
 /// Answers reads at this node.
 #[derive(Clone)]
@@ -18,6 +18,7 @@ pub(crate) struct NodeDirectory {
     pub(crate) here: Here,
     pub(crate) elsewhere: Elsewhere,
     pub(crate) watches: NodeWatches,
+    pub(crate) past: Past,
 }
 
 impl NodeDirectory {
@@ -75,12 +76,7 @@ impl Directory for NodeDirectory {
         self.watches.watch(filter, cursor)
     }
 
-    fn history(&self, _query: HistoryQuery) -> BoxFuture<'_, Result<HistoryRead, ReadError>> {
-        async {
-            Err(ReadError::Unavailable {
-                reason: "not yet".to_owned(),
-            })
-        }
-        .boxed()
+    fn history(&self, query: HistoryQuery) -> BoxFuture<'_, Result<HistoryRead, ReadError>> {
+        self.past.read(query).boxed()
     }
 }

@@ -7,13 +7,13 @@ use headcount_api::ports::{ListQuery, ReadError as ApiError, ReadLevel};
 use headcount_consensus::store::Journal;
 use headcount_model::ShardId;
 use headcount_rpc::read::{
-    Basis, FollowAsk, FollowBatches, FollowItem, FollowStart, JournalAsk, JournalReply, ListAsk,
-    ListReply, ListedChannel, ReadError, ReadPort, RegionStanding, ShardStanding, StatusAsk,
-    StatusReply,
+    Basis, FollowAsk, FollowBatches, FollowItem, FollowStart, HistoryAsk, HistoryReply, JournalAsk,
+    JournalReply, ListAsk, ListReply, ListedChannel, ReadError, ReadPort, RegionStanding,
+    ShardStanding, StatusAsk, StatusReply,
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::reading::{Here, JOURNAL_TIMEOUT, read_journal};
+use crate::reading::{Here, JOURNAL_TIMEOUT, PastHere, read_journal};
 use crate::shard::{FOLLOW_ITEMS_MAX, Follow, Mail};
 use crate::shards::Hosted;
 
@@ -24,10 +24,22 @@ const BATCH_MAX: usize = 128;
 pub(crate) struct NodeReads {
     pub(crate) here: Here,
     pub(crate) journal: Journal,
+    pub(crate) past: PastHere,
 }
 
 fn unavailable(reason: String) -> ReadError {
     ReadError::Unavailable(reason)
+}
+
+/// What another node is told of a read without an answer.
+fn refused(error: ApiError) -> ReadError {
+    match error {
+        ApiError::NoQuorum => ReadError::NoQuorum,
+        ApiError::TimedOut { .. } => ReadError::TimedOut,
+        ApiError::Unavailable { .. } | ApiError::Overloaded { .. } | ApiError::Internal { .. } => {
+            unavailable(error.to_string())
+        }
+    }
 }
 
 impl NodeReads {
@@ -55,13 +67,7 @@ impl NodeReads {
             ReadLevel::Local
         };
         let read = self.here.status(ask.shard, &hosted, &ask.channel, level);
-        let read = read.await.map_err(|error| match error {
-            ApiError::NoQuorum => ReadError::NoQuorum,
-            ApiError::TimedOut { .. } => ReadError::TimedOut,
-            ApiError::Unavailable { .. }
-            | ApiError::Overloaded { .. }
-            | ApiError::Internal { .. } => unavailable(error.to_string()),
-        })?;
+        let read = read.await.map_err(refused)?;
         Ok(StatusReply {
             status: read.status,
             coordinator: read.coordinator,
@@ -110,6 +116,13 @@ impl NodeReads {
         let read = tokio::task::spawn_blocking(read).await;
         let read = read.map_err(|error| unavailable(error.to_string()))?;
         read.map_err(unavailable)
+    }
+
+    async fn read_history(&self, ask: HistoryAsk) -> Result<HistoryReply, ReadError> {
+        for shard in &ask.shards {
+            self.hosted(*shard)?;
+        }
+        self.past.answer(ask).await.map_err(refused)
     }
 
     async fn begin_following(
@@ -217,6 +230,10 @@ impl ReadPort for NodeReads {
 
     fn journal(&self, ask: JournalAsk) -> BoxFuture<'_, Result<JournalReply, ReadError>> {
         async move { self.read_journal(&self.hosted(ask.shard)?, ask).await }.boxed()
+    }
+
+    fn history(&self, ask: HistoryAsk) -> BoxFuture<'_, Result<HistoryReply, ReadError>> {
+        self.read_history(ask).boxed()
     }
 
     fn follow(

@@ -13,8 +13,8 @@ use headcount_model::{ChannelKey, NodeId, RegionName, ShardId};
 use headcount_placement::Control;
 use headcount_rpc::peers::Network;
 use headcount_rpc::read::{
-    Basis, JournalAsk, JournalReply, ListAsk, ReadClient, ReadError as CallError, ShardStanding,
-    StatusAsk,
+    Basis, HistoryAsk, HistoryReply, JournalAsk, JournalReply, ListAsk, ReadClient,
+    ReadError as CallError, ShardStanding, StatusAsk,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -135,14 +135,19 @@ impl Elsewhere {
         })
     }
 
-    /// Reads a page of channels in shards, each holder asked once for all that it serves.
-    pub(crate) async fn list(
+    /// Asks for shards, each holder once for all that it serves, until all are answered for;
+    /// returns the answers, each with who gave it and how long that took.
+    async fn gather<T, Asked>(
         &self,
         shards: BTreeSet<ShardId>,
-        query: &ListQuery,
-    ) -> Result<Vec<(Page, Basis)>, ReadError> {
+        each: Duration,
+        ask: impl Fn(NodeId, Vec<ShardId>, Duration) -> Asked,
+    ) -> Result<Vec<(NodeId, Duration, T)>, ReadError>
+    where
+        Asked: Future<Output = Result<T, CallError>>,
+    {
         let deadline = Instant::now() + READ_TIMEOUT;
-        let (mut pages, mut missing) = (Vec::with_capacity(4), shards);
+        let (mut answers, mut missing) = (Vec::with_capacity(4), shards);
         // Who failed is passed over until everybody has.
         let mut failed = BTreeSet::new();
         let mut last = "no live node holds it".to_owned();
@@ -165,15 +170,16 @@ impl Elsewhere {
                 continue;
             }
             let begun = Instant::now();
-            let asked = groups
-                .into_iter()
-                .map(|(node, shards)| self.list_of(node, shards, query, left.min(TRY_TIMEOUT)));
+            let asked = groups.into_iter().map(|(node, shards)| {
+                telemetry::read_forwarded();
+                let asked = ask(node, shards.clone(), left.min(each));
+                async move { (node, shards, asked.await) }
+            });
             for (node, shards, reply) in join_all(asked).await {
                 match reply {
-                    Ok((page, mut basis)) => {
-                        basis.age += begun.elapsed();
+                    Ok(reply) => {
                         missing.retain(|shard| !shards.contains(shard));
-                        pages.push((page, basis));
+                        answers.push((node, begun.elapsed(), reply));
                     }
                     Err(error) => {
                         last = format!("node {node}: {error}");
@@ -182,7 +188,22 @@ impl Elsewhere {
                 }
             }
         }
-        Ok(pages)
+        Ok(answers)
+    }
+
+    /// Reads a page of channels in shards.
+    pub(crate) async fn list(
+        &self,
+        shards: BTreeSet<ShardId>,
+        query: &ListQuery,
+    ) -> Result<Vec<(Page, Basis)>, ReadError> {
+        let ask = |node, shards, within| self.list_of(node, shards, query, within);
+        let answers = self.gather(shards, TRY_TIMEOUT, ask).await?;
+        let pages = answers.into_iter().map(|(_, took, (page, mut basis))| {
+            basis.age += took;
+            (page, basis)
+        });
+        Ok(pages.collect())
     }
 
     async fn list_of(
@@ -191,7 +212,7 @@ impl Elsewhere {
         shards: Vec<ShardId>,
         query: &ListQuery,
         within: Duration,
-    ) -> (NodeId, Vec<ShardId>, Result<(Page, Basis), CallError>) {
+    ) -> Result<(Page, Basis), CallError> {
         let ask = ListAsk {
             shards,
             app: query.app.clone(),
@@ -200,20 +221,78 @@ impl Elsewhere {
             limit: query.limit,
             with_values: query.with_values,
         };
-        telemetry::read_forwarded();
-        let reply = self.client.list(node, &ask, within).await;
-        let reply = reply.map(|reply| {
-            let items = reply.items.into_iter().map(|listed| ListItem {
-                name: listed.name,
-                value: listed.value,
-            });
-            let page = Page {
-                items: items.collect(),
-                more: reply.more,
-            };
-            (page, reply.basis)
+        let reply = self.client.list(node, &ask, within).await?;
+        let items = reply.items.into_iter().map(|listed| ListItem {
+            name: listed.name,
+            value: listed.value,
         });
-        (node, ask.shards, reply)
+        let page = Page {
+            items: items.collect(),
+            more: reply.more,
+        };
+        Ok((page, reply.basis))
+    }
+
+    /// Reads events of the past in shards; returns the answers with who gave them.
+    pub(crate) async fn history(
+        &self,
+        shards: BTreeSet<ShardId>,
+        ask: &HistoryAsk,
+    ) -> Result<Vec<(NodeId, HistoryReply)>, ReadError> {
+        let ask = |node, shards, within| self.history_of(node, shards, ask, within);
+        let answers = self.gather(shards, READ_TIMEOUT, ask).await?;
+        let replies = answers.into_iter().map(|(node, _, reply)| (node, reply));
+        Ok(replies.collect())
+    }
+
+    async fn history_of(
+        &self,
+        node: NodeId,
+        shards: Vec<ShardId>,
+        ask: &HistoryAsk,
+        within: Duration,
+    ) -> Result<HistoryReply, CallError> {
+        let ask = HistoryAsk {
+            shards,
+            ..ask.clone()
+        };
+        self.client.history(node, &ask, within).await
+    }
+
+    /// Asks one more holder for each shard of which nobody asked has what is wanted, with those
+    /// who were; leaves in `missing` what is still lacking. Whoever cannot be reached is left out:
+    /// what is known is an answer too.
+    pub(crate) async fn complement(
+        &self,
+        missing: &mut BTreeMap<ShardId, BTreeSet<NodeId>>,
+        ask: &HistoryAsk,
+    ) -> Vec<HistoryReply> {
+        let mut groups: BTreeMap<NodeId, Vec<ShardId>> = BTreeMap::new();
+        missing.retain(|shard, asked| {
+            let mut holders = self.holders(*shard).into_iter();
+            let Some(holder) = holders.find(|holder| !asked.contains(&holder.node)) else {
+                return false;
+            };
+            asked.insert(holder.node);
+            groups.entry(holder.node).or_default().push(*shard);
+            true
+        });
+        let asked = groups.into_iter().map(|(node, shards)| async move {
+            telemetry::read_forwarded();
+            let reply = self
+                .history_of(node, shards.clone(), ask, TRY_TIMEOUT)
+                .await;
+            (shards, reply)
+        });
+        let mut replies = Vec::new();
+        for (shards, reply) in join_all(asked).await {
+            let Ok(reply) = reply else {
+                continue;
+            };
+            missing.retain(|shard, _| !shards.contains(shard) || reply.lacking.contains(shard));
+            replies.push(reply);
+        }
+        replies
     }
 
     /// Reads a stretch of a shard's journal. If the nearest holder's begins after what is wanted,

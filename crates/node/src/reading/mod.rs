@@ -9,8 +9,11 @@ mod elsewhere;
 mod here;
 mod holders;
 mod page;
+mod past;
+mod scan;
 
 pub(crate) use elsewhere::Elsewhere;
 pub(crate) use here::{Here, JOURNAL_TIMEOUT, read_journal};
 pub(crate) use holders::{Holder, holders};
 pub(crate) use page::merge;
+pub(crate) use past::{Past, PastHere};

@@ -4,20 +4,23 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
-use headcount_model::{ChannelName, ChannelStatus, Fence, NodeId, Occupancy, RegionName, ShardId};
+use headcount_model::{
+    ChannelName, ChannelStatus, Fence, NodeId, Occupancy, Position, RegionName, ShardId,
+};
 use headcount_wire::proto::read::v1 as proto;
 use headcount_wire::proto::read::v1::follow_item::Item;
 use headcount_wire::proto::read::v1::follow_response::Part;
 use headcount_wire::proto::read::v1::read_client::ReadClient as Generated;
 use headcount_wire::proto::types::v1 as types;
-use headcount_wire::take_early;
+use headcount_wire::{put_kinds, take_early};
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::ports::{
-    Basis, FollowAsk, FollowItem, FollowStart, JournalAsk, JournalReply, ListAsk, ListReply,
-    ListedChannel, ReadError, Record, RegionStanding, ShardStanding, StatusAsk, StatusReply,
+    Basis, FollowAsk, FollowItem, FollowStart, HistoryAsk, HistoryReply, JournalAsk, JournalReply,
+    ListAsk, ListReply, ListedChannel, PastEvent, ReadError, Record, RegionStanding, ShardStanding,
+    StatusAsk, StatusReply,
 };
 use crate::peers::{MESSAGE_BYTES_MAX, Network};
 
@@ -239,6 +242,48 @@ impl ReadClient {
             first: reply.first,
             records: reply.records.into_iter().map(take_record).collect(),
             through: reply.through,
+        })
+    }
+
+    /// Asks a holder for events of the past, for at most `within`.
+    ///
+    /// # Errors
+    /// [`ReadError`] if it does not hold all the shards or cannot be reached.
+    pub async fn history(
+        &self,
+        to: NodeId,
+        ask: &HistoryAsk,
+        within: Duration,
+    ) -> Result<HistoryReply, ReadError> {
+        let (mut client, delay) = self.to(to)?;
+        let after = ask.after.map(|after| proto::HistoryPoint {
+            at_ms: after.at.0,
+            shard: after.shard.0,
+            index: after.position.index,
+            ordinal: after.position.ordinal,
+        });
+        let request = self.network.signed(proto::HistoryRequest {
+            shards: ask.shards.iter().map(|shard| shard.0).collect(),
+            app: ask.app.as_str().to_owned(),
+            kinds: put_kinds(ask.kinds),
+            from_ms: ask.from.map(|from| from.0),
+            to_ms: ask.to.map(|to| to.0),
+            newest_first: ask.newest_first,
+            after,
+            limit: u32::try_from(ask.limit).unwrap_or(u32::MAX),
+        });
+        let reply = call(delay, within, client.history(request)).await?;
+        let events = reply.records.into_iter().map(|record| PastEvent {
+            shard: ShardId(record.shard),
+            position: Position {
+                index: record.index,
+                ordinal: record.ordinal,
+            },
+            event: record.event,
+        });
+        Ok(HistoryReply {
+            events: events.collect(),
+            lacking: reply.lacking.into_iter().map(ShardId).collect(),
         })
     }
 

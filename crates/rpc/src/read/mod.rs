@@ -13,8 +13,8 @@ mod tests;
 pub use client::{FollowStream, ReadClient};
 pub use headcount_wire::Early;
 pub use ports::{
-    Basis, FollowAsk, FollowBatches, FollowItem, FollowStart, JournalAsk, JournalReply, ListAsk,
-    ListReply, ListedChannel, ReadError, ReadPort, Record, RegionStanding, ShardStanding,
-    StatusAsk, StatusReply,
+    Basis, FollowAsk, FollowBatches, FollowItem, FollowStart, HistoryAsk, HistoryReply, JournalAsk,
+    JournalReply, ListAsk, ListReply, ListedChannel, PastEvent, ReadError, ReadPort, Record,
+    RegionStanding, ShardStanding, StatusAsk, StatusReply,
 };
 pub use server::{ReadService, service};

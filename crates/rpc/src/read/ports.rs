@@ -6,7 +6,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use headcount_model::{
-    AppId, ChannelKey, ChannelName, ChannelStatus, Fence, NodeId, RegionName, ShardId,
+    AppId, ChannelKey, ChannelName, ChannelStatus, EventKinds, Fence, HistoryPoint, NodeId,
+    Position, RegionName, ShardId, Timestamp,
 };
 use headcount_wire::Early;
 
@@ -126,6 +127,47 @@ pub struct JournalReply {
     pub through: u64,
 }
 
+/// Which events of the past are wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryAsk {
+    /// In which shards, at least one.
+    pub shards: Vec<ShardId>,
+    /// Of which app.
+    pub app: AppId,
+    /// Which kinds, at least one.
+    pub kinds: EventKinds,
+    /// Only events that say they were then or later.
+    pub from: Option<Timestamp>,
+    /// Only events that say they were then or earlier.
+    pub to: Option<Timestamp>,
+    /// Whether the newest are wanted, else the oldest.
+    pub newest_first: bool,
+    /// Only events beyond this place, in the direction of reading.
+    pub after: Option<HistoryPoint>,
+    /// At most this many, from 1 to 1001.
+    pub limit: usize,
+}
+
+/// An event of the past.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastEvent {
+    /// Its shard.
+    pub shard: ShardId,
+    /// Its place in the log.
+    pub position: Position,
+    /// As [`headcount_wire::encode_past_event`] wrote it.
+    pub event: Bytes,
+}
+
+/// Events of the past.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HistoryReply {
+    /// In the direction of reading, at most as many as wanted.
+    pub events: Vec<PastEvent>,
+    /// Shards whose journal begins after what was wanted, although it may be kept elsewhere.
+    pub lacking: Vec<ShardId>,
+}
+
 /// Which shard is to be followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FollowAsk {
@@ -203,6 +245,9 @@ pub trait ReadPort: Send + Sync + 'static {
 
     /// Reads the node's own journal.
     fn journal(&self, ask: JournalAsk) -> BoxFuture<'_, Result<JournalReply, ReadError>>;
+
+    /// Reads events of the past from the node's own journals.
+    fn history(&self, ask: HistoryAsk) -> BoxFuture<'_, Result<HistoryReply, ReadError>>;
 
     /// Lets the node's own feed of a shard be followed. The stream is bounded: it ends when it is
     /// not read fast enough.

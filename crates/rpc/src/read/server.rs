@@ -5,22 +5,28 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use headcount_model::{AppId, CHANNEL_BYTES_MAX, ChannelKey, ChannelName, RegionName, ShardId};
+use headcount_model::{
+    AppId, CHANNEL_BYTES_MAX, ChannelKey, ChannelName, HistoryPoint, Position, RegionName, ShardId,
+    Timestamp,
+};
 use headcount_wire::proto::read::v1 as proto;
 use headcount_wire::proto::read::v1::follow_item::Item;
 use headcount_wire::proto::read::v1::follow_response::Part;
 use headcount_wire::proto::read::v1::read_server::{Read, ReadServer};
-use headcount_wire::put_early;
+use headcount_wire::{put_early, take_kinds};
 use tonic::{Request, Response, Status};
 
 use super::ports::{
-    Basis, FollowAsk, FollowItem, FollowStart, JournalAsk, ListAsk, ListedChannel, ReadError,
-    ReadPort, Record, ShardStanding, StatusAsk,
+    Basis, FollowAsk, FollowItem, FollowStart, HistoryAsk, JournalAsk, ListAsk, ListedChannel,
+    PastEvent, ReadError, ReadPort, Record, ShardStanding, StatusAsk,
 };
 use crate::peers::Network;
 
 /// Most channels of a list.
 const LIMIT_MAX: u32 = 1_000;
+
+/// Most events of the past: a page, and one more that tells whether it is the last.
+const HISTORY_MAX: u32 = 1_001;
 
 /// Makes the read service. It answers members of the network's cluster only.
 pub fn service(network: &Network, port: impl ReadPort) -> ReadServer<ReadService> {
@@ -77,6 +83,46 @@ fn take_list(request: proto::ListRequest) -> Result<ListAsk, Status> {
         limit: request.limit as usize,
         with_values: request.with_values,
     })
+}
+
+fn take_history(request: proto::HistoryRequest) -> Result<HistoryAsk, Status> {
+    if request.shards.is_empty() {
+        return Err(invalid("shards", "at least one is wanted"));
+    }
+    if !(1..=HISTORY_MAX).contains(&request.limit) {
+        return Err(invalid("limit", "it must be from 1 to 1001"));
+    }
+    let kinds = take_kinds(&request.kinds).map_err(|error| invalid("kinds", error))?;
+    if kinds.is_empty() {
+        return Err(invalid("kinds", "at least one is wanted"));
+    }
+    let after = request.after.map(|after| HistoryPoint {
+        at: Timestamp(after.at_ms),
+        shard: ShardId(after.shard),
+        position: Position {
+            index: after.index,
+            ordinal: after.ordinal,
+        },
+    });
+    Ok(HistoryAsk {
+        shards: request.shards.into_iter().map(ShardId).collect(),
+        app: AppId::new(&request.app).map_err(|error| invalid("app", error))?,
+        kinds,
+        from: request.from_ms.map(Timestamp),
+        to: request.to_ms.map(Timestamp),
+        newest_first: request.newest_first,
+        after,
+        limit: request.limit as usize,
+    })
+}
+
+fn put_past(past: PastEvent) -> proto::HistoryRecord {
+    proto::HistoryRecord {
+        shard: past.shard.0,
+        index: past.position.index,
+        ordinal: past.position.ordinal,
+        event: past.event,
+    }
 }
 
 fn put_basis(basis: &Basis) -> proto::Freshness {
@@ -213,6 +259,21 @@ impl Read for ReadService {
             first: reply.first,
             records: reply.records.into_iter().map(put_record).collect(),
             through: reply.through,
+        }))
+    }
+
+    async fn history(
+        &self,
+        request: Request<proto::HistoryRequest>,
+    ) -> Result<Response<proto::HistoryResponse>, Status> {
+        self.network.admit(request.metadata())?;
+        let reply = self
+            .port
+            .history(take_history(request.into_inner())?)
+            .await?;
+        Ok(Response::new(proto::HistoryResponse {
+            records: reply.events.into_iter().map(put_past).collect(),
+            lacking: reply.lacking.iter().map(|shard| shard.0).collect(),
         }))
     }
 

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use headcount_model::{
-    AppId, ChannelKey, ChannelName, ChannelStatus, Fence, Incarnation, NodeId, Occupancy, OwnerRef,
-    RegionName, ShardId, Timestamp, Transition,
+    AppId, ChannelKey, ChannelName, ChannelStatus, EventKind, EventKinds, Fence, HistoryPoint,
+    Incarnation, NodeId, Occupancy, OwnerRef, Position, RegionName, ShardId, Timestamp, Transition,
 };
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
@@ -76,6 +76,33 @@ fn record() -> Record {
     }
 }
 
+fn past(ask: &HistoryAsk) -> HistoryReply {
+    let event = PastEvent {
+        shard: ask.shards[0],
+        position: Position {
+            index: 11,
+            ordinal: 2,
+        },
+        // Comes back as it was asked, but for what has a field of its own.
+        event: Bytes::from(format!(
+            "{:?}",
+            (
+                &ask.app,
+                ask.kinds,
+                ask.from,
+                ask.to,
+                ask.newest_first,
+                ask.after,
+                ask.limit
+            )
+        )),
+    };
+    HistoryReply {
+        events: vec![event],
+        lacking: vec![ShardId(1)],
+    }
+}
+
 fn standing() -> ShardStanding {
     ShardStanding {
         shard: ShardId(1),
@@ -122,6 +149,11 @@ impl ReadPort for Holder {
             through: ask.applied,
         });
         async move { reply }.boxed()
+    }
+
+    fn history(&self, ask: HistoryAsk) -> BoxFuture<'_, Result<HistoryReply, ReadError>> {
+        let held = ask.shards.iter().try_for_each(|shard| here(*shard));
+        async move { held.map(|()| past(&ask)) }.boxed()
     }
 
     fn follow(
@@ -245,6 +277,60 @@ async fn a_shard_is_followed_in_order_also_over_a_long_way() {
         assert_eq!(begun, start(Some(9)));
         let batches: Vec<_> = batches.collect().await;
         assert_eq!(batches, [Ok(items())]);
+    }
+}
+
+#[tokio::test]
+async fn the_past_is_asked_for_as_it_was_meant() {
+    let client = client_of("c", Duration::ZERO).await;
+    let kinds = [EventKind::Opened, EventKind::Occupancy];
+    let all = HistoryAsk {
+        shards: vec![ShardId(1)],
+        app: AppId::new("dev").unwrap(),
+        kinds: EventKinds::ALL,
+        from: None,
+        to: None,
+        newest_first: false,
+        after: None,
+        limit: 1,
+    };
+    let some = HistoryAsk {
+        kinds: kinds.into_iter().collect(),
+        from: Some(Timestamp(0)),
+        to: Some(Timestamp(9)),
+        newest_first: true,
+        after: Some(HistoryPoint {
+            at: Timestamp(5),
+            shard: ShardId(3),
+            position: Position {
+                index: 7,
+                ordinal: 1,
+            },
+        }),
+        limit: 1_001,
+        ..all.clone()
+    };
+    for ask in [&all, &some] {
+        let read = client.history(NodeId(2), ask, WITHIN).await;
+        assert_eq!(read, Ok(past(ask)));
+    }
+    let refused = [
+        HistoryAsk {
+            limit: 1_002,
+            ..all.clone()
+        },
+        HistoryAsk {
+            kinds: EventKinds::NONE,
+            ..all.clone()
+        },
+        HistoryAsk {
+            shards: Vec::new(),
+            ..all.clone()
+        },
+    ];
+    for ask in refused {
+        let refused = client.history(NodeId(2), &ask, WITHIN).await;
+        assert!(matches!(refused, Err(ReadError::Invalid(_))), "{ask:?}");
     }
 }
 
