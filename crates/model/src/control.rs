@@ -9,10 +9,13 @@ mod words;
 pub use command::{ControlCommand, ControlReply, Outcome, Refusal};
 pub use handshake::{DisagreeError, Handshake, Protocols};
 pub use state::{
-    ControlParts, Group, Membership, Node, NodeState, Region, Replica, Standing, Tenure,
+    ControlParts, Group, Membership, Node, NodeState, Region, Replica, Revocation, RevokedTokens,
+    Standing, Tenure,
 };
 pub use words::{
     Addresses, COMMANDS_VERSION, COPIES_MAX, ClusterFacts, ClusterId, FOUNDING_NODE,
     FOUNDING_REPLICA, Fingerprint, GroupId, NODES_MAX, NewNode, NodeKey, OCCUPANCY_INTERVAL_MAX,
-    REGIONS_MAX, REMOVED_MAX, Settings, TEXT_BYTES_MAX, TimingProfile, WEIGHT_DEFAULT, WEIGHT_MAX,
+    REGIONS_MAX, REMOVED_MAX, REVOCATIONS_MAX, REVOKED_AT_ONCE_MAX, REVOKED_BYTES_MAX,
+    REVOKED_SPAN_MIN, REVOKING_VERSION, Settings, TEXT_BYTES_MAX, TimingProfile, WEIGHT_DEFAULT,
+    WEIGHT_MAX,
 };

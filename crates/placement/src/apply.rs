@@ -2,16 +2,18 @@
 //! everywhere. A refused command changes nothing but the index.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use headcount_model::{
-    Era, Fence, Incarnation, NodeId, RegionName, ReplicaId, SHARDS_MAX, ShardId,
+    Era, Fence, Incarnation, NodeId, RegionName, ReplicaId, SHARDS_MAX, ShardId, Timestamp,
 };
 
 use crate::{
     Addresses, COPIES_MAX, ClusterFacts, Control, ControlCommand, ControlReply, FOUNDING_NODE,
     FOUNDING_REPLICA, Group, GroupId, NODES_MAX, NewNode, Node, NodeState, OCCUPANCY_INTERVAL_MAX,
-    Outcome, REGIONS_MAX, REMOVED_MAX, Refusal, Region, Replica, Settings, TEXT_BYTES_MAX, Tenure,
+    Outcome, REGIONS_MAX, REMOVED_MAX, REVOCATIONS_MAX, REVOKED_AT_ONCE_MAX, REVOKED_BYTES_MAX,
+    REVOKED_SPAN_MIN, Refusal, Region, Replica, Revocation, Settings, TEXT_BYTES_MAX, Tenure,
     WEIGHT_DEFAULT, WEIGHT_MAX,
 };
 
@@ -78,6 +80,12 @@ impl Control {
             ControlCommand::SetWeights(weights) => self.set_weights(weights),
             ControlCommand::SetCopies(copies) => self.set_copies(*copies),
             ControlCommand::RaiseEra(era) => self.raise_era(*era),
+            ControlCommand::RevokeTokens {
+                key,
+                targets,
+                revocation,
+                now,
+            } => self.revoke(key, targets, *revocation, *now),
         }
     }
 
@@ -541,6 +549,38 @@ impl Control {
         }
         settings.occupancy_interval = interval;
         settings.version += 1;
+        Ok(Outcome::Changed)
+    }
+
+    fn revoke(
+        &mut self,
+        key: &str,
+        targets: &BTreeSet<String>,
+        revocation: Revocation,
+        now: Timestamp,
+    ) -> ControlReply {
+        check_text("key", key)?;
+        check_range("targets", targets.len() as u64, REVOKED_AT_ONCE_MAX as u64)?;
+        for target in targets {
+            check_range("target", target.len() as u64, REVOKED_BYTES_MAX as u64)?;
+        }
+        let mut revocations = BTreeMap::clone(&self.parts.revocations);
+        for target in targets {
+            let place = (key.to_owned(), target.clone());
+            let known = revocations.entry(place).or_insert(revocation);
+            *known = known.merge(revocation);
+        }
+        if revocations.len() > REVOCATIONS_MAX {
+            // Tokens of this cluster have expired by then; a JWT that lives longer may not have,
+            // which is why nothing is forgotten without need.
+            revocations.retain(|_, known| known.applies_at.after(REVOKED_SPAN_MIN) > now);
+        }
+        let (count, max) = (revocations.len() as u64, REVOCATIONS_MAX as u64);
+        check_range("revocations", count, max)?;
+        if revocations == *self.parts.revocations {
+            return Ok(Outcome::Unchanged);
+        }
+        self.parts.revocations = Arc::new(revocations);
         Ok(Outcome::Changed)
     }
 

@@ -50,8 +50,10 @@ impl Control {
     fn check_groups(&self) -> Result<(), PartsError> {
         let groups = self.groups();
         let Some(facts) = self.facts() else {
-            let empty =
-                groups.is_empty() && self.nodes().is_empty() && self.parts.tenures.is_empty();
+            let empty = groups.is_empty()
+                && self.nodes().is_empty()
+                && self.parts.tenures.is_empty()
+                && self.parts.revocations.is_empty();
             return if empty {
                 Ok(())
             } else {

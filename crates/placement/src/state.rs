@@ -6,7 +6,7 @@ use headcount_model::{Fence, Incarnation, NodeId, Pacing, RegionName, ReplicaId,
 
 use crate::{
     ClusterFacts, ControlParts, Group, GroupId, Membership, Node, NodeKey, NodeState, Region,
-    Settings, Tenure,
+    RevokedTokens, Settings, Tenure,
 };
 
 /// Owner: the node that speaks for a region's shard, and the fence that it does so under.
@@ -99,6 +99,12 @@ impl Control {
     /// Returns every shard, ascending.
     pub fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
         (0..self.parts.facts.as_ref().map_or(0, |facts| facts.shards)).map(ShardId)
+    }
+
+    /// Returns the tokens that were revoked before their time.
+    #[must_use]
+    pub fn revocations(&self) -> &RevokedTokens {
+        &self.parts.revocations
     }
 
     /// Returns every region that ever had a node.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use headcount_model::{Era, Fence, Incarnation, NodeId, RegionName, ShardId};
+use headcount_model::{Era, Fence, Incarnation, NodeId, RegionName, ShardId, Timestamp};
 use headcount_placement::{
     ClusterId, Control, ControlCommand, ControlParts, FOUNDING_NODE, FOUNDING_REPLICA, GroupId,
     Outcome, PartsError, Refusal, Settings,
@@ -281,6 +281,56 @@ fn settings_rise_by_version_and_only_when_they_change() {
         world.propose(ControlCommand::SetCopies(0)),
         Err(Refusal::Missing { .. })
     ));
+}
+
+#[test]
+fn revocations_are_merged_and_bounded() {
+    use headcount_placement::{REVOCATIONS_MAX, Revocation};
+    let mut world = World::found("us", 1, 1);
+    let revoke = |targets: &[String], issued: u64, now: u64| ControlCommand::RevokeTokens {
+        key: "dev.k".to_owned(),
+        targets: targets.iter().cloned().collect(),
+        revocation: Revocation {
+            issued_before: Timestamp(issued),
+            applies_at: Timestamp(now),
+        },
+        now: Timestamp(now),
+    };
+    let one = ["clientId:a".to_owned()];
+    assert_eq!(world.propose(revoke(&one, 7, 10)), Ok(Outcome::Changed));
+    assert_eq!(world.propose(revoke(&one, 6, 9)), Ok(Outcome::Unchanged));
+    let place = ("dev.k".to_owned(), "clientId:a".to_owned());
+    let known = world.control.revocations()[&place];
+    assert_eq!(
+        (known.issued_before, known.applies_at),
+        (Timestamp(7), Timestamp(10))
+    );
+    for (targets, issued) in [
+        (Vec::new(), 1),
+        (vec![String::new()], 1),
+        (vec!["x".repeat(5_000)], 1),
+    ] {
+        assert!(world.propose(revoke(&targets, issued, 1)).is_err());
+    }
+
+    let names: Vec<_> = (1..REVOCATIONS_MAX)
+        .map(|n| format!("clientId:{n}"))
+        .collect();
+    for names in names.chunks(100) {
+        assert_eq!(world.propose(revoke(names, 1, 20)), Ok(Outcome::Changed));
+    }
+    let more = ["clientId:more".to_owned()];
+    let day = 24 * 3_600 * 1_000;
+    let full = world.propose(revoke(&more, 1, day));
+    assert!(matches!(full, Err(Refusal::TooMuch { .. })), "{full:?}");
+    assert_eq!(world.control.revocations().len(), REVOCATIONS_MAX);
+    // Nothing is forgotten before a day is over, and then only what is that old.
+    assert_eq!(
+        world.propose(revoke(&more, 1, day + 10)),
+        Ok(Outcome::Changed)
+    );
+    assert_eq!(world.control.revocations().len(), REVOCATIONS_MAX);
+    assert!(!world.control.revocations().contains_key(&place));
 }
 
 #[test]

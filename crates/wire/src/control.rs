@@ -15,9 +15,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use headcount_model::control::{
     Addresses, ClusterFacts, ClusterId, ControlCommand, Fingerprint, GroupId, NewNode, NodeKey,
-    Settings, TimingProfile,
+    Revocation, Settings, TimingProfile,
 };
-use headcount_model::{Era, Fence, Incarnation, NodeId, RegionName, ReplicaId, ShardId};
+use headcount_model::{Era, Fence, Incarnation, NodeId, RegionName, ReplicaId, ShardId, Timestamp};
 use prost::Message;
 
 use crate::error::{WireError, named, required};
@@ -152,6 +152,18 @@ fn put_command(command: &ControlCommand) -> Command {
             Command::SetCopies(entry::SetCopies { copies: *copies })
         }
         ControlCommand::RaiseEra(era) => Command::RaiseEra(entry::RaiseEra { era: era.0 }),
+        ControlCommand::RevokeTokens {
+            key,
+            targets,
+            revocation,
+            now,
+        } => Command::RevokeTokens(entry::RevokeTokens {
+            key: key.clone(),
+            targets: targets.iter().cloned().collect(),
+            issued_before_ms: revocation.issued_before.0,
+            applies_at_ms: revocation.applies_at.0,
+            now_ms: now.0,
+        }),
     }
 }
 
@@ -223,6 +235,15 @@ fn take_command(command: Command) -> Result<ControlCommand, WireError> {
         }
         Command::SetCopies(set) => ControlCommand::SetCopies(set.copies),
         Command::RaiseEra(raise) => ControlCommand::RaiseEra(Era(raise.era)),
+        Command::RevokeTokens(revoke) => ControlCommand::RevokeTokens {
+            key: revoke.key,
+            targets: revoke.targets.into_iter().collect(),
+            revocation: Revocation {
+                issued_before: Timestamp(revoke.issued_before_ms),
+                applies_at: Timestamp(revoke.applies_at_ms),
+            },
+            now: Timestamp(revoke.now_ms),
+        },
     })
 }
 

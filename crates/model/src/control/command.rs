@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Addresses, ClusterFacts, ClusterId, GroupId, NewNode, Settings};
-use crate::{Era, Fence, Incarnation, NodeId, RegionName, ReplicaId, ShardId};
+use super::{Addresses, ClusterFacts, ClusterId, GroupId, NewNode, Revocation, Settings};
+use crate::{Era, Fence, Incarnation, NodeId, RegionName, ReplicaId, ShardId, Timestamp};
 
 /// One entry of the control group's log.
 ///
@@ -131,6 +131,17 @@ pub enum ControlCommand {
     SetCopies(u32),
     /// Raises the era, after a recovery without quorum (R20).
     RaiseEra(Era),
+    /// Revokes tokens of a key. Of two revocations of one target the later times count.
+    RevokeTokens {
+        /// The key's name.
+        key: String,
+        /// Which of its tokens, as texts that placement does not read; at least one.
+        targets: BTreeSet<String>,
+        /// Those that were issued before, in ms since the epoch.
+        revocation: Revocation,
+        /// The proposer's time, by which old revocations are forgotten when there is no room.
+        now: Timestamp,
+    },
 }
 
 /// What a command came to.

@@ -1,9 +1,10 @@
 //! Members, groups and ownership as the control group's log made them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::{Addresses, ClusterFacts, GroupId, NodeKey, Settings};
-use crate::{Fence, Incarnation, NodeId, RegionName, ReplicaId, ShardId};
+use crate::{Fence, Incarnation, NodeId, RegionName, ReplicaId, ShardId, Timestamp};
 
 /// Whether a member takes part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -178,6 +179,30 @@ pub struct Tenure {
     pub void: Fence,
 }
 
+/// Revocation: which tokens of a target are void, and since when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// Those that were issued before.
+    pub issued_before: Timestamp,
+    /// From then on; before, clients may fetch new ones.
+    pub applies_at: Timestamp,
+}
+
+impl Revocation {
+    /// Returns what is left of two revocations of one target.
+    #[must_use]
+    pub fn merge(self, other: Self) -> Self {
+        Self {
+            issued_before: self.issued_before.max(other.issued_before),
+            applies_at: self.applies_at.max(other.applies_at),
+        }
+    }
+}
+
+/// Revocations: by the key's name and the target. Shared, since it may be large and the state is
+/// copied with each command.
+pub type RevokedTokens = Arc<BTreeMap<(String, String), Revocation>>;
+
 /// Everything of the state, laid open for snapshots. Whoever applies commands
 /// guards what must hold among it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -202,4 +227,6 @@ pub struct ControlParts {
     pub groups: BTreeMap<GroupId, Group>,
     /// By region and shard; missing where nobody ever owned.
     pub tenures: BTreeMap<(RegionName, ShardId), Tenure>,
+    /// Tokens revoked before their time.
+    pub revocations: RevokedTokens,
 }

@@ -18,6 +18,19 @@ pub const REGIONS_MAX: usize = 64;
 /// Most removed nodes that are remembered, so that they are refused by name; the oldest go first.
 pub const REMOVED_MAX: usize = 256;
 
+/// Most revocations that are remembered, each of a few hundred bytes at most.
+pub const REVOCATIONS_MAX: usize = 10_000;
+
+/// Most targets of one revocation.
+pub const REVOKED_AT_ONCE_MAX: usize = 100;
+
+/// Longest target of a revocation, in bytes: a channel's name and what kind of target it is.
+pub const REVOKED_BYTES_MAX: usize = crate::CHANNEL_BYTES_MAX + 64;
+
+/// How long a revocation is remembered at least, even where room is wanted for others: as long as
+/// the longest token lives that the cluster issues.
+pub const REVOKED_SPAN_MIN: Duration = Duration::from_secs(24 * 3600);
+
 /// Most replicas of a shard that a region can be asked to hold.
 pub const COPIES_MAX: u32 = 5;
 
@@ -26,7 +39,10 @@ pub const OCCUPANCY_INTERVAL_MAX: Duration = Duration::from_secs(600);
 
 /// The version of [`super::ControlCommand`] that this release understands: a node says it when it
 /// starts, so that a newer command is proposed only when every member can apply it.
-pub const COMMANDS_VERSION: u32 = 1;
+pub const COMMANDS_VERSION: u32 = 2;
+
+/// From this version of commands on, tokens can be revoked.
+pub const REVOKING_VERSION: u32 = 2;
 
 /// Greatest weight of a region.
 pub const WEIGHT_MAX: u32 = 1000;

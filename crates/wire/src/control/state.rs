@@ -1,12 +1,13 @@
 //! The control group's snapshot as chunks of protobuf, and back.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use headcount_model::control::{
-    ControlParts, Group, GroupId, Node, NodeState, Region, Replica, Tenure,
+    ControlParts, Group, GroupId, Node, NodeState, Region, Replica, Revocation, Tenure,
 };
-use headcount_model::{Fence, Incarnation, NodeId, RegionName, ReplicaId, ShardId};
+use headcount_model::{Fence, Incarnation, NodeId, RegionName, ReplicaId, ShardId, Timestamp};
 use prost::Message;
 
 use super::{
@@ -23,6 +24,9 @@ const CHUNK_GROUPS: usize = 32;
 
 /// Ownerships in one chunk: at most a hundred bytes each.
 const CHUNK_TENURES: usize = 4096;
+
+/// Revocations in one chunk: at most two and a half kilobytes each.
+const CHUNK_REVOCATIONS: usize = 400;
 
 /// Encodes the control group's state; equal states give equal bytes.
 #[must_use]
@@ -46,6 +50,7 @@ pub fn encode_control_snapshot(parts: &ControlParts) -> Vec<Bytes> {
             .collect(),
         groups: parts.groups.len() as u64,
         tenures: parts.tenures.len() as u64,
+        revocations: parts.revocations.len() as u64,
     };
     let groups: Vec<_> = parts
         .groups
@@ -69,7 +74,16 @@ pub fn encode_control_snapshot(parts: &ControlParts) -> Vec<Bytes> {
             tenures: tenures.to_vec(),
             ..Default::default()
         });
+    let revocations: Vec<_> = parts.revocations.iter().map(put_revocation).collect();
+    let revocations =
+        revocations
+            .chunks(CHUNK_REVOCATIONS)
+            .map(|revocations| proto::ControlSnapshotChunk {
+                revocations: revocations.to_vec(),
+                ..Default::default()
+            });
     let chunks = std::iter::once(head).chain(groups).chain(tenures);
+    let chunks = chunks.chain(revocations);
     chunks.map(|chunk| chunk.encode_to_vec().into()).collect()
 }
 
@@ -82,7 +96,8 @@ pub fn decode_control_snapshot(chunks: &[Bytes]) -> Result<ControlParts, WireErr
     let mut head = None;
     let mut groups = BTreeMap::new();
     let mut tenures = BTreeMap::new();
-    let mut told = (0, 0);
+    let mut revocations = BTreeMap::new();
+    let mut told = (0, 0, 0);
     for chunk in chunks {
         let decoded = proto::ControlSnapshotChunk::decode(chunk.as_ref());
         let chunk = decoded.map_err(|error| decode_error("control snapshot", &error))?;
@@ -93,6 +108,7 @@ pub fn decode_control_snapshot(chunks: &[Bytes]) -> Result<ControlParts, WireErr
         told = (
             told.0 + chunk.groups.len() as u64,
             told.1 + chunk.tenures.len() as u64,
+            told.2 + chunk.revocations.len() as u64,
         );
         for group in chunk.groups {
             let (id, group) = take_group_state(group)?;
@@ -102,12 +118,17 @@ pub fn decode_control_snapshot(chunks: &[Bytes]) -> Result<ControlParts, WireErr
             let (place, tenure) = take_tenure(&tenure)?;
             tenures.insert(place, tenure);
         }
+        for revocation in chunk.revocations {
+            let (place, revocation) = take_revocation(revocation);
+            revocations.insert(place, revocation);
+        }
     }
     let head = required("head", head)?;
-    let whole = (groups.len() as u64, tenures.len() as u64);
-    if whole != (head.groups, head.tenures) || whole != told {
+    let (groups_held, tenures_held) = (groups.len() as u64, tenures.len() as u64);
+    let whole = (groups_held, tenures_held, revocations.len() as u64);
+    if whole != (head.groups, head.tenures, head.revocations) || whole != told {
         return Err(WireError::Contradiction(
-            "the snapshot lacks groups or ownerships",
+            "the snapshot lacks groups, ownerships or revocations",
         ));
     }
     let regions = head.regions.into_iter().map(|region| {
@@ -126,7 +147,27 @@ pub fn decode_control_snapshot(chunks: &[Bytes]) -> Result<ControlParts, WireErr
         nodes: nodes.collect::<Result<_, WireError>>()?,
         groups,
         tenures,
+        revocations: Arc::new(revocations),
     })
+}
+
+fn put_revocation(
+    ((key, target), revocation): (&(String, String), &Revocation),
+) -> proto::Revocation {
+    proto::Revocation {
+        key: key.clone(),
+        target: target.clone(),
+        issued_before_ms: revocation.issued_before.0,
+        applies_at_ms: revocation.applies_at.0,
+    }
+}
+
+fn take_revocation(revocation: proto::Revocation) -> ((String, String), Revocation) {
+    let taken = Revocation {
+        issued_before: Timestamp(revocation.issued_before_ms),
+        applies_at: Timestamp(revocation.applies_at_ms),
+    };
+    ((revocation.key, revocation.target), taken)
 }
 
 fn put_node(id: NodeId, node: &Node) -> proto::ControlNode {

@@ -1,13 +1,14 @@
 //! Whatever the control group is told decodes to itself, and no bytes make decoding panic.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use headcount_model::control::{
     Addresses, ClusterFacts, ClusterId, ControlCommand, ControlParts, Fingerprint, Group, GroupId,
-    NewNode, Node, NodeKey, NodeState, Outcome, Refusal, Region, Replica, Settings, Tenure,
-    TimingProfile,
+    NewNode, Node, NodeKey, NodeState, Outcome, Refusal, Region, Replica, Revocation, Settings,
+    Tenure, TimingProfile,
 };
-use headcount_model::{Era, Fence, Incarnation, NodeId, RegionName, ReplicaId, ShardId};
+use headcount_model::{Era, Fence, Incarnation, NodeId, RegionName, ReplicaId, ShardId, Timestamp};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -144,6 +145,20 @@ fn commands() -> impl Strategy<Value = ControlCommand> {
     let pacing = any::<u32>().prop_map(|millis| ControlCommand::SetPacing {
         occupancy_interval: Duration::from_millis(millis.into()),
     });
+    let revoke = (
+        "[a-z.]{0,3}",
+        btree_set("[a-z:]{0,3}", 0..4),
+        revocations(),
+        any::<u64>(),
+    )
+        .prop_map(
+            |(key, targets, revocation, now)| ControlCommand::RevokeTokens {
+                key,
+                targets,
+                revocation,
+                now: Timestamp(now),
+            },
+        );
     prop_oneof![
         init,
         new_node().prop_map(ControlCommand::Join),
@@ -164,7 +179,15 @@ fn commands() -> impl Strategy<Value = ControlCommand> {
         btree_map(region(), any::<u32>(), 0..4).prop_map(ControlCommand::SetWeights),
         any::<u32>().prop_map(ControlCommand::SetCopies),
         any::<u32>().prop_map(|era| ControlCommand::RaiseEra(Era(era))),
+        revoke,
     ]
+}
+
+fn revocations() -> impl Strategy<Value = Revocation> {
+    any::<(u64, u64)>().prop_map(|(issued, applies)| Revocation {
+        issued_before: Timestamp(issued),
+        applies_at: Timestamp(applies),
+    })
 }
 
 fn refusals() -> impl Strategy<Value = Refusal> {
@@ -314,6 +337,7 @@ fn states() -> impl Strategy<Value = ControlParts> {
         btree_map(node_id(), nodes(), 0..4),
         btree_map(group_id(), groups(), 0..100),
         btree_map((region(), shard_id()), tenure, 0..9),
+        btree_map(("[a-z]{1,3}", "[a-z]{1,3}"), revocations(), 0..9),
     );
     (
         any::<(u64, u64, u64, u64)>(),
@@ -326,7 +350,7 @@ fn states() -> impl Strategy<Value = ControlParts> {
                 (applied, node, replica, fence),
                 facts,
                 settings,
-                (regions, nodes, groups, tenures),
+                (regions, nodes, groups, tenures, revocations),
             )| {
                 ControlParts {
                     applied,
@@ -339,6 +363,7 @@ fn states() -> impl Strategy<Value = ControlParts> {
                     nodes,
                     groups,
                     tenures,
+                    revocations: Arc::new(revocations),
                 }
             },
         )
@@ -439,6 +464,19 @@ fn the_largest_chunk_is_below_a_megabyte() {
                     .map(move |id| ((region.clone(), ShardId(id)), tenure))
             })
             .collect(),
+        revocations: Arc::new(
+            (0..headcount_model::control::REVOCATIONS_MAX)
+                .map(|n| {
+                    let key = "k".repeat(headcount_model::control::TEXT_BYTES_MAX);
+                    let fill = "x".repeat(headcount_model::control::REVOKED_BYTES_MAX - 5);
+                    let revocation = Revocation {
+                        issued_before: Timestamp(u64::MAX),
+                        applies_at: Timestamp(u64::MAX),
+                    };
+                    ((key, format!("{n:05}{fill}")), revocation)
+                })
+                .collect(),
+        ),
         ..ControlParts::default()
     };
     let chunks = encode_control_snapshot(&state);
