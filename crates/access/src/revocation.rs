@@ -1,6 +1,7 @@
 //! Tokens revoked before their time (`POST /keys/{keyName}/revokeTokens`, contract §4.2).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::str::FromStr;
 
 use crate::client_id::ClientIdRule;
@@ -28,6 +29,17 @@ impl RevocationTarget {
             Self::RevocationKey(key) => credential.revocation_key() == Some(key),
             Self::Channel(resource) => credential.capability().names_resource(resource),
         }
+    }
+}
+
+impl fmt::Display for RevocationTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, value) = match self {
+            Self::ClientId(id) => ("clientId", id),
+            Self::RevocationKey(key) => ("revocationKey", key),
+            Self::Channel(channel) => ("channel", channel),
+        };
+        write!(f, "{kind}:{value}")
     }
 }
 

@@ -106,6 +106,7 @@ struct Telling {
     expires: Option<Instant>,
     heartbeat: Interval,
     phase: watch::Receiver<Phase>,
+    revoked: watch::Receiver<u64>,
     /// The newest resume point that the reader has, for an end that comes from this side.
     cursor: Option<String>,
     ended: bool,
@@ -135,6 +136,7 @@ impl Telling {
             expires,
             heartbeat,
             phase: shared.phase.clone(),
+            revoked: shared.ports.access.revoked(),
             cursor,
             ended: false,
             _permit: permit,
@@ -174,14 +176,20 @@ impl Telling {
                 Some(item) => self.tell(item),
                 None => self.end("unavailable", "The node ended the watch: resume here or elsewhere."),
             },
-            _ = self.heartbeat.tick() => match self.shared.ports.access.check(&self.credential) {
-                Ok(()) => {
-                    let mut blocks = Blocks::default();
-                    blocks.heartbeat();
-                    blocks
-                }
-                Err(error) => self.end("revoked", &format!("{error} ({}).", error.code())),
-            },
+            Ok(()) = self.revoked.changed() => self.check(),
+            _ = self.heartbeat.tick() => self.check(),
+        }
+    }
+
+    /// Shows that the stream lives, or ends it if the credential was revoked.
+    fn check(&mut self) -> Blocks {
+        match self.shared.ports.access.check(&self.credential) {
+            Ok(()) => {
+                let mut blocks = Blocks::default();
+                blocks.heartbeat();
+                blocks
+            }
+            Err(error) => self.end("revoked", &format!("{error} ({}).", error.code())),
         }
     }
 

@@ -23,6 +23,7 @@
 //! | `GET /sse` | messages of channels and metachannels as server-sent events |
 //! | `GET /time` | `[milliseconds since the epoch]` |
 //! | `POST /keys/{keyName}/requestToken` | a token, 201 |
+//! | `POST /keys/{keyName}/revokeTokens` | ends tokens of a key before their time, 201 |
 //! | `GET /` with an upgrade | the realtime protocol over a websocket |
 //!
 //! * A channel's id is everything between `/channels/` and a known verb at the end. `[?params]` in it
@@ -33,6 +34,10 @@
 //!   `cursor`. `[meta]channel.lifecycle` is read from the journals of all shards, in the order of
 //!   their logs; other channels from this node's memory of the last minutes, where `from_serial`
 //!   ends it with the message of that serial. Members take `limit`, `clientId`, `connectionId`.
+//! * Tokens are revoked by `targets` (`clientId:x`, `revocationKey:x`, `channel:x`), as far as they
+//!   were issued before `issuedBefore`; with `allowReauthMargin` in 30 s. It holds in the whole
+//!   cluster, and ends connections and event streams. The answer tells of each target, in
+//!   `{successCount, failureCount, results}` with `newBatchResponse=true`, else as a list.
 //! * Events take `prefix`, `kinds` (names separated by commas), and `Last-Event-ID` or `cursor`.
 //!
 //! Answers are JSON or MessagePack (`Accept`, else `format=`), errors included. A credential comes
@@ -92,6 +97,7 @@ pub mod ports;
 mod problem;
 mod query;
 mod realtime;
+mod revocations;
 mod routes;
 mod server;
 mod sse;

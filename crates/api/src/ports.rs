@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use headcount_access::{AccessError, Apps, Credential};
+use headcount_access::{AccessError, Apps, Credential, RevocationTarget};
 use headcount_model::{
     AppId, ChannelKey, ChannelName, ChannelStatus, ConnectionId, EventKinds, HistoryPoint, NodeId,
     Refusal, RegionName, ReportItem, ShardId, Timestamp, WatchError, WatchEvent, WatchFilter,
     WatchItem,
 };
 use headcount_relay::GatewayMessage;
+use tokio::sync::watch;
 
 /// Everything from outside, as [`crate::serve`] takes it.
 #[derive(Clone)]
@@ -235,6 +236,36 @@ pub trait Outlet: Send + Sync + 'static {
     fn to_owner(&self, shard: ShardId, message: GatewayMessage);
 }
 
+/// Which tokens are to be revoked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revoking {
+    /// The key of which they are.
+    pub key_name: String,
+    /// Which of its tokens, at least one target.
+    pub targets: Vec<RevocationTarget>,
+    /// Only those that were issued before.
+    pub issued_before: Timestamp,
+    /// From when on they are refused.
+    pub applies_at: Timestamp,
+}
+
+/// Why tokens are not revoked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RevokeError {
+    /// There is no room for more revocations.
+    #[error("the cluster remembers {max} revocations of the last day, as many as it may")]
+    Full {
+        /// The bound.
+        max: usize,
+    },
+    /// The cluster did not say that they are; they may be all the same.
+    #[error("nobody confirms the revocation, repeat it: {reason}")]
+    Unconfirmed {
+        /// What is missing.
+        reason: String,
+    },
+}
+
 /// The configuration of keys, and what was revoked since.
 pub trait Access: Send + Sync + 'static {
     /// Returns the apps and keys in force.
@@ -245,6 +276,13 @@ pub trait Access: Send + Sync + 'static {
     /// # Errors
     /// [`AccessError::TokenRevoked`].
     fn check(&self, credential: &Credential) -> Result<(), AccessError>;
+
+    /// Returns what changes whenever [`Self::check`] may have come to refuse more.
+    fn revoked(&self) -> watch::Receiver<u64>;
+
+    /// Revokes tokens in the whole cluster, and returns once this node refuses them, unless that
+    /// is for later. What was revoked already is no error.
+    fn revoke(&self, revoking: Revoking) -> BoxFuture<'_, Result<(), RevokeError>>;
 
     /// Says whether `[meta]channel.lifecycle` of an app carries `channel.occupancy` too.
     fn tells_occupancy(&self, app: &str) -> bool;

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 use crate::format::Format;
-use crate::ports::ReadError;
+use crate::ports::{ReadError, RevokeError};
 
 /// A public code: a stable number, of which clients and people know what to do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -256,6 +256,9 @@ pub(crate) enum Problem {
     /// The node does not start a watch.
     #[error(transparent)]
     Watch(#[from] WatchError),
+    /// Tokens are not revoked.
+    #[error(transparent)]
+    Revoke(#[from] RevokeError),
     /// A channel's name breaks a rule.
     #[error("invalid channel name: {0}")]
     Name(NameError),
@@ -350,16 +353,16 @@ pub(crate) enum Problem {
 
 /// The contract's form of an error.
 #[derive(Serialize)]
-struct Body<'a> {
-    error: ErrorBody<'a>,
+struct Body {
+    error: ErrorBody,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ErrorBody<'a> {
+pub(crate) struct ErrorBody {
     code: u32,
     status_code: u16,
-    message: &'a str,
+    message: String,
     href: String,
 }
 
@@ -378,6 +381,10 @@ impl Problem {
                 WatchError::Cursor(_) | WatchError::UnknownShard { .. } => 40011,
                 WatchError::TooManyWatchers { .. } => 42910,
                 WatchError::Unavailable(_) => 50305,
+            },
+            Self::Revoke(error) => match error {
+                RevokeError::Full { .. } => 42910,
+                RevokeError::Unconfirmed { .. } => 50003,
             },
             Self::Name(_) | Self::MalformedName => 40010,
             Self::MalformedQuery => 40000,
@@ -425,18 +432,22 @@ impl Problem {
         (self.code() == 42910).then_some(Duration::from_secs(1))
     }
 
+    /// Returns the error as it stands in a body.
+    pub(crate) fn body(&self) -> ErrorBody {
+        let code = self.code();
+        ErrorBody {
+            code,
+            status_code: self.status().as_u16(),
+            message: self.message(),
+            href: format!("https://help.ably.io/error/{code}"),
+        }
+    }
+
     /// Returns the answer in a format: body and headers say the same, since some clients read only
     /// the one or the other.
     pub(crate) fn render(&self, format: Format) -> Response {
         let (code, status, message) = (self.code(), self.status(), self.message());
-        let body = format.encode(&Body {
-            error: ErrorBody {
-                code,
-                status_code: status.as_u16(),
-                message: &message,
-                href: format!("https://help.ably.io/error/{code}"),
-            },
-        });
+        let body = format.encode(&Body { error: self.body() });
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, format.content_type());
         headers.insert(ERROR_CODE, HeaderValue::from(code));
@@ -522,6 +533,8 @@ mod tests {
             .into(),
             WatchError::TooManyWatchers { max: 1 }.into(),
             WatchError::Unavailable(text()).into(),
+            RevokeError::Full { max: 1 }.into(),
+            RevokeError::Unconfirmed { reason: text() }.into(),
             Problem::Name(NameError::Empty { what: "name" }),
             Problem::MalformedName,
             Problem::MalformedQuery,

@@ -27,6 +27,7 @@ use crate::page::{By, ListParams};
 use crate::ports::{Freshness, ListItem, ListQuery, Ports, ReadError};
 use crate::problem::Problem;
 use crate::realtime::{self, Core};
+use crate::revocations;
 use crate::server::Phase;
 use crate::telemetry;
 
@@ -83,6 +84,10 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/channels/{*name}", get(channel::read).post(channel::write))
         .route("/chat/v4/rooms/{*room}", get(chat::occupancy))
         .route("/keys/{keyName}/requestToken", post(request_token))
+        .route(
+            "/keys/{keyName}/revokeTokens",
+            post(revocations::revoke_tokens),
+        )
         .route("/events", get(events::events))
         .route("/sse", get(realtime::event_stream))
         .route("/event-stream", get(realtime::event_stream))

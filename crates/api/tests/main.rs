@@ -11,5 +11,6 @@ mod messages;
 mod node;
 mod presence;
 mod realtime;
+mod revocations;
 mod status;
 mod wire;

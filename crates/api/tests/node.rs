@@ -13,7 +13,8 @@ use futures::{FutureExt as _, StreamExt as _};
 use headcount_access::{AccessError, AppSpec, Apps, Credential, KeySpec, Revocations, Secret};
 use headcount_api::ports::{
     Access, Clock, Counting, Directory, Entropy, Freshness, HistoryQuery, HistoryRead, ListItem,
-    ListQuery, ListRead, Outlet, Ports, ReadError, ReadLevel, Source, StatusRead,
+    ListQuery, ListRead, Outlet, Ports, ReadError, ReadLevel, RevokeError, Revoking, Source,
+    StatusRead,
 };
 use headcount_api::{Config, NodeIdentity, Realtime, RealtimeConfig};
 use headcount_model::{
@@ -69,6 +70,9 @@ pub(crate) struct World {
     pub(crate) filters: Mutex<Vec<WatchFilter>>,
     pub(crate) levels: Mutex<Vec<ReadLevel>>,
     pub(crate) revocations: Mutex<Revocations>,
+    revoked: watch::Sender<u64>,
+    /// What was revoked over HTTP.
+    pub(crate) revokings: Mutex<Vec<Revoking>>,
     /// What realtime clients are attached to, and their members.
     pub(crate) books: Mutex<Books>,
     /// What the relay was given for owners.
@@ -163,6 +167,8 @@ impl World {
             filters: Mutex::default(),
             levels: Mutex::default(),
             revocations: Mutex::new(Revocations::new(10)),
+            revoked: watch::channel(0).0,
+            revokings: Mutex::default(),
             books: Mutex::default(),
             relayed: Mutex::default(),
             randoms: Mutex::default(),
@@ -413,6 +419,23 @@ impl Access for World {
 
     fn check(&self, credential: &Credential) -> Result<(), AccessError> {
         self.revocations.lock().unwrap().check(credential)
+    }
+
+    fn revoked(&self) -> watch::Receiver<u64> {
+        self.revoked.subscribe()
+    }
+
+    fn revoke(&self, revoking: Revoking) -> BoxFuture<'_, Result<(), RevokeError>> {
+        let mut revocations = self.revocations.lock().unwrap();
+        let before = revoking.issued_before.0;
+        let mut targets = revoking.targets.iter().cloned();
+        let revoked =
+            targets.try_for_each(|target| revocations.revoke(&revoking.key_name, target, before));
+        drop(revocations);
+        self.revokings.lock().unwrap().push(revoking);
+        self.revoked.send_modify(|count| *count += 1);
+        let full = |_| RevokeError::Full { max: 10 };
+        std::future::ready(revoked.map_err(full)).boxed()
     }
 
     fn tells_occupancy(&self, app: &str) -> bool {

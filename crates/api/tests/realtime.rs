@@ -90,7 +90,7 @@ impl Client {
     }
 
     /// Waits for the next frame, which must be of this action.
-    async fn expect(&mut self, action: u64) -> Value {
+    pub(crate) async fn expect(&mut self, action: u64) -> Value {
         let frame = self.next().await.expect("the websocket is open");
         assert_eq!(frame["action"], action, "{frame}");
         frame

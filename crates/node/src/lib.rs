@@ -24,6 +24,7 @@ mod gateway;
 mod node;
 mod reading;
 mod relay;
+mod revoked;
 mod sampling;
 mod shard;
 mod shards;

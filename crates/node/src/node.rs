@@ -43,6 +43,7 @@ use crate::founding::{self, Membership};
 use crate::gateway::{GatewayHandle, GatewayTask};
 use crate::reading::{Elsewhere, Here, Past, PastHere, holders};
 use crate::relay::{RelayHandle, RelayTask};
+use crate::revoked::Revoked;
 use crate::sampling::Sampler;
 use crate::shards::{Shards, Wakers};
 use crate::tasks::Tasks;
@@ -765,10 +766,13 @@ impl Boot {
             watches: watches.clone(),
             past,
         };
+        let revoked = Revoked::new(handle, self.progress.control.clone());
+        self.tasks.spawn(revoked.clone().run());
+        let keys = Keys::new(&self.config, revoked);
         let ports = headcount_api::ports::Ports {
             source: directory.here.source.clone(),
             directory: Arc::new(directory),
-            access: Arc::new(Keys::new(&self.config)),
+            access: Arc::new(keys.clone()),
             clock: Arc::new(WallClock),
             entropy: Arc::new(SystemEntropy),
             counting: Arc::new(NodeCounting::new(gateway.clone())),
@@ -797,7 +801,7 @@ impl Boot {
             mail: relay_mail,
         };
         self.tasks.spawn(relay_task.run());
-        self.serve_reporters(reporter, gateway, watches);
+        self.serve_reporters(reporter, gateway, watches, keys);
         self.serve_clients(client, realtime, ports);
         Ok(())
     }
@@ -950,8 +954,13 @@ impl Boot {
         self.serve_grpc("peer", router, listener);
     }
 
-    fn serve_reporters(&self, listener: TcpListener, gateway: GatewayHandle, watches: NodeWatches) {
-        let keys = Keys::new(&self.config);
+    fn serve_reporters(
+        &self,
+        listener: TcpListener,
+        gateway: GatewayHandle,
+        watches: NodeWatches,
+        keys: Keys,
+    ) {
         let sessions = NodeSessions::new(gateway);
         let reporter = reporter::service(self.config.reporter.clone(), keys.clone(), sessions);
         let watching = rpc_watch::WatchService::new(

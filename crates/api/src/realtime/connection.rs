@@ -285,6 +285,7 @@ impl Connection {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
         let mut phase = self.realtime.phase();
+        let mut revoked = self.realtime.ports.access.revoked();
         loop {
             let mailbox = Arc::clone(&self.mailbox);
             let renewal = self
@@ -326,6 +327,11 @@ impl Connection {
                     }
                     if !transport.ping().await? {
                         heard = Instant::now();
+                    }
+                }
+                Ok(()) = revoked.changed() => {
+                    if let Err(error) = self.realtime.ports.access.check(&self.credential) {
+                        return Ok(End::Dropped(error.into()));
                     }
                 }
                 () = sleep_until(renewal) => {

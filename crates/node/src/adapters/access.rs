@@ -7,27 +7,31 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use headcount_access::{AccessError, Apps, Credential, Operation, Presented, authenticate};
-use headcount_api::ports::{Access, Clock as ApiClock, Entropy};
+use headcount_api::ports::{Access, Clock as ApiClock, Entropy, RevokeError, Revoking};
 use headcount_model::{AppId, ChannelName, Timestamp};
-use headcount_rpc::{reporter, watch};
+use headcount_rpc::{reporter, watch as watching};
+use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::config::{AppConfig, Config};
+use crate::revoked::Revoked;
 
 /// The channel whose `subscribe` permits to watch.
 const LIFECYCLE: &str = "[meta]channel.lifecycle";
 
-/// The configured keys.
+/// The configured keys, and what was revoked of their tokens.
 #[derive(Clone)]
 pub(crate) struct Keys {
     apps: Arc<Apps>,
     /// What else is configured of each app.
     settings: Arc<BTreeMap<AppId, AppConfig>>,
+    revoked: Revoked,
 }
 
 impl Keys {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, revoked: Revoked) -> Self {
         Self {
+            revoked,
             apps: Arc::clone(&config.apps),
             settings: Arc::new(config.app_settings.clone()),
         }
@@ -35,7 +39,9 @@ impl Keys {
 
     fn credential(&self, authorization: Option<&str>) -> Result<Credential, AccessError> {
         let presented = Presented::from_authorization(authorization.unwrap_or_default())?;
-        authenticate(&self.apps, presented, Clock::wall().0)
+        let credential = authenticate(&self.apps, presented, Clock::wall().0)?;
+        self.revoked.check(&credential)?;
+        Ok(credential)
     }
 }
 
@@ -44,9 +50,16 @@ impl Access for Keys {
         Arc::clone(&self.apps)
     }
 
-    fn check(&self, _credential: &Credential) -> Result<(), AccessError> {
-        // Nothing can be revoked yet but whole keys, which the configuration disables.
-        Ok(())
+    fn check(&self, credential: &Credential) -> Result<(), AccessError> {
+        self.revoked.check(credential)
+    }
+
+    fn revoked(&self) -> watch::Receiver<u64> {
+        self.revoked.changes()
+    }
+
+    fn revoke(&self, revoking: Revoking) -> BoxFuture<'_, Result<(), RevokeError>> {
+        self.revoked.revoke(revoking).boxed()
     }
 
     fn tells_occupancy(&self, app: &str) -> bool {
@@ -93,17 +106,17 @@ impl reporter::Authorize for Keys {
     }
 }
 
-impl watch::Admission for Keys {
+impl watching::Admission for Keys {
     fn admit_watcher<'a>(
         &'a self,
         authorization: &'a str,
-    ) -> BoxFuture<'a, Result<AppId, watch::Denied>> {
+    ) -> BoxFuture<'a, Result<AppId, watching::Denied>> {
         let admitted = || {
-            let unauthenticated = |reason: String| watch::Denied::Unauthenticated(reason);
+            let unauthenticated = |reason: String| watching::Denied::Unauthenticated(reason);
             let credential = self.credential(Some(authorization));
             let credential = credential.map_err(|error| unauthenticated(error.to_string()))?;
             let permitted = credential.may(Operation::Subscribe, LIFECYCLE);
-            permitted.map_err(|error| watch::Denied::PermissionDenied(error.to_string()))?;
+            permitted.map_err(|error| watching::Denied::PermissionDenied(error.to_string()))?;
             AppId::new(credential.app()).map_err(|error| unauthenticated(error.to_string()))
         };
         let admitted = admitted();

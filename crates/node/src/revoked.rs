@@ -1,0 +1,185 @@
+//! Tokens that were revoked: the control group's word, as this node enforces it.
+//!
+//! The control group remembers revocations, so they hold in the whole cluster, survive restarts,
+//! and reach each node with its replica's next entry. A node that is cut off goes on with what it
+//! knows.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use headcount_access::{AccessError, Credential, RevocationTarget, Revocations};
+use headcount_api::ports::{RevokeError, Revoking};
+use headcount_model::Timestamp;
+use headcount_placement::{
+    Control, ControlCommand, REVOCATIONS_MAX, REVOKING_VERSION, Refusal, Revocation, RevokedTokens,
+};
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::control::{ControlError, ControlHandle};
+
+/// How long this node's own replica may take to know what the control group has confirmed.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
+/// What is revoked. A cheap handle.
+#[derive(Clone)]
+pub(crate) struct Revoked {
+    handle: ControlHandle,
+    control: watch::Receiver<Arc<Control>>,
+    /// What is in force, written by whoever finds it out of date.
+    in_force: watch::Sender<Arc<Revocations>>,
+    /// How often more came into force; told after it did.
+    changes: watch::Sender<u64>,
+}
+
+impl Revoked {
+    pub(crate) fn new(handle: ControlHandle, control: watch::Receiver<Arc<Control>>) -> Self {
+        let none = Arc::new(Revocations::new(REVOCATIONS_MAX));
+        Self {
+            handle,
+            control,
+            in_force: watch::Sender::new(none),
+            changes: watch::Sender::new(0),
+        }
+    }
+
+    /// Says whether a credential was revoked.
+    pub(crate) fn check(&self, credential: &Credential) -> Result<(), AccessError> {
+        self.in_force.borrow().check(credential)
+    }
+
+    /// Returns what changes whenever more may be refused.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Runs for ever: puts into force what the control group says, when it says.
+    pub(crate) async fn run(self) {
+        let mut control = self.control.clone();
+        loop {
+            let known = Arc::clone(control.borrow_and_update().revocations());
+            let now = Clock::wall();
+            self.enforce(&known, now);
+            let next = next_after(&known, now);
+            let due = async {
+                match next {
+                    Some(at) => {
+                        let left_ms = at.0.saturating_sub(Clock::wall().0);
+                        tokio::time::sleep(Duration::from_millis(left_ms)).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            let news = control.wait_for(|control| !Arc::ptr_eq(control.revocations(), &known));
+            tokio::select! {
+                told = news => if told.is_err() { return },
+                () = due => {}
+            }
+        }
+    }
+
+    fn enforce(&self, known: &RevokedTokens, now: Timestamp) {
+        let revocations = Arc::new(in_force(known, now));
+        let changed = self.in_force.send_if_modified(|before| {
+            let changes = **before != *revocations;
+            *before = revocations;
+            changes
+        });
+        if changed {
+            self.changes.send_modify(|changes| *changes += 1);
+        }
+    }
+
+    /// Revokes in the whole cluster.
+    pub(crate) async fn revoke(&self, revoking: Revoking) -> Result<(), RevokeError> {
+        let unconfirmed = |reason: String| RevokeError::Unconfirmed { reason };
+        if self.control.borrow().understood() < REVOKING_VERSION {
+            let reason = "a member has not started yet, or is of a release that cannot revoke";
+            return Err(unconfirmed(reason.to_owned()));
+        }
+        let targets = revoking.targets.iter().map(RevocationTarget::to_string);
+        let targets: BTreeSet<String> = targets.collect();
+        let revocation = Revocation {
+            issued_before: revoking.issued_before,
+            applies_at: revoking.applies_at,
+        };
+        let command = ControlCommand::RevokeTokens {
+            key: revoking.key_name.clone(),
+            targets: targets.clone(),
+            revocation,
+            now: Clock::wall(),
+        };
+        self.handle
+            .propose(command)
+            .await
+            .map_err(|error| match error {
+                ControlError::Refused(Refusal::TooMuch { max, .. }) => RevokeError::Full {
+                    max: usize::try_from(max).unwrap_or(usize::MAX),
+                },
+                other => unconfirmed(other.to_string()),
+            })?;
+        let mut control = self.control.clone();
+        let knows = |control: &Arc<Control>| {
+            targets.iter().all(|target| {
+                let place = (revoking.key_name.clone(), target.clone());
+                let known = control.revocations().get(&place);
+                known.is_some_and(|known| known.merge(revocation) == *known)
+            })
+        };
+        let known = tokio::time::timeout(CATCH_UP, control.wait_for(knows)).await;
+        if let Ok(Ok(control)) = known {
+            let known = Arc::clone(control.revocations());
+            drop(control);
+            self.enforce(&known, Clock::wall());
+        }
+        Ok(())
+    }
+}
+
+/// Returns what is in force of what is known.
+fn in_force(known: &RevokedTokens, now: Timestamp) -> Revocations {
+    let mut revocations = Revocations::new(REVOCATIONS_MAX);
+    let due = known.iter().filter(|(_, it)| it.applies_at <= now);
+    for ((key, target), revocation) in due {
+        // A release that knows more kinds of targets may have revoked one of those.
+        let Ok(target) = target.parse() else {
+            continue;
+        };
+        let before = revocation.issued_before.0;
+        if revocations.revoke(key, target, before).is_err() {
+            tracing::error!(target: "node", "more tokens are revoked than can be");
+        }
+    }
+    revocations
+}
+
+/// Returns when the next comes into force.
+fn next_after(known: &RevokedTokens, now: Timestamp) -> Option<Timestamp> {
+    let times = known.values().map(|revocation| revocation.applies_at);
+    times.filter(|at| *at > now).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_revoked_for_later_waits_for_its_time() {
+        let revocation = |issued, applies| Revocation {
+            issued_before: Timestamp(issued),
+            applies_at: Timestamp(applies),
+        };
+        let place = |target: &str| ("dev.k".to_owned(), target.to_owned());
+        let known = [
+            (place("clientId:a"), revocation(5, 5)),
+            (place("clientId:b"), revocation(5, 30)),
+            (place("moonPhase:full"), revocation(5, 5)),
+        ];
+        let known: RevokedTokens = Arc::new(known.into());
+        let counts = [4, 5, 29, 30].map(|now| in_force(&known, Timestamp(now)).len());
+        assert_eq!(counts, [0, 1, 1, 2]);
+        assert_eq!(next_after(&known, Timestamp(5)), Some(Timestamp(30)));
+        assert_eq!(next_after(&known, Timestamp(30)), None);
+    }
+}
