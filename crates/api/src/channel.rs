@@ -87,7 +87,7 @@ pub(crate) async fn read(
         None => status(&asked).await,
         Some(Verb::Messages) => history(&asked, "messages").await,
         Some(Verb::History) => history(&asked, "history").await,
-        Some(Verb::Presence) => presence(&asked),
+        Some(Verb::Presence) => presence(&asked).await,
         Some(Verb::PresenceHistory) => presence_history(&asked),
     }
 }
@@ -249,7 +249,7 @@ fn identity(credential: &Credential, headers: &HeaderMap) -> Result<ClientIdRule
 }
 
 /// A page of the presence set, in the order of connections and client ids.
-fn presence(asked: &Asked) -> Result<Response, Problem> {
+async fn presence(asked: &Asked) -> Result<Response, Problem> {
     let Asked {
         shared,
         exchange,
@@ -260,7 +260,6 @@ fn presence(asked: &Asked) -> Result<Response, Problem> {
     let channel = asked.permitted(Operation::Subscribe)?;
     let name = match &channel {
         Channel::Normal(channel) => channel.name.as_str(),
-        // Nobody is ever present on a metachannel.
         Channel::Meta(name) => name,
     };
     let limit = links::limit(query)?;
@@ -272,7 +271,11 @@ fn presence(asked: &Asked) -> Result<Response, Problem> {
         member.ok_or(Problem::HistoryCursor)
     });
     let after = after.transpose()?;
-    let mut members = shared.realtime.members(app, name);
+    let mut members = match &channel {
+        Channel::Normal(_) => shared.realtime.members(app, name).await,
+        // Nobody is ever present on one.
+        Channel::Meta(_) => Vec::new(),
+    };
     members.retain(|member| {
         let is = |wanted: Option<&str>, value: &Option<String>| {
             wanted.is_none_or(|wanted| value.as_deref() == Some(wanted))

@@ -455,6 +455,11 @@ impl Hub {
         channel.tell(&self.config, mode, None, None, broadcast);
     }
 
+    /// Returns whether the presence set is known, and not only its members of this node.
+    pub(crate) fn knows(&self, place: &Place) -> bool {
+        self.partition(place).relay.knows(place)
+    }
+
     /// Returns the presence set.
     pub(crate) fn members(&self, place: &Place) -> Vec<PresenceMessage> {
         self.partition(place).members(place)

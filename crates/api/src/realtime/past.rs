@@ -2,12 +2,57 @@
 //! subscribers take from the envelope around it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use headcount_model::{AppId, EventKind, EventKinds};
-use headcount_realtime::{Broadcast, Content, Envelope, Limits, Message, PresenceMessage};
+use headcount_realtime::{
+    Broadcast, ChannelModes, Content, Envelope, Limits, Message, PresenceMessage,
+};
 
-use super::hub::Place;
+use super::hub::{Attaching, Hub, Place, Since};
+use super::mailbox::AttachmentId;
 use super::{Core, METACHANNELS};
+
+/// How long the owner of a channel's region is waited for to tell the members: it is near.
+const VISIT_MAX: Duration = Duration::from_millis(500);
+
+/// How often is looked whether it has.
+const VISIT_PAUSE: Duration = Duration::from_millis(5);
+
+/// An attachment that wants nothing and counts nowhere, for as long as it lives: what this node is
+/// attached to, it is told of.
+struct Visit<'a> {
+    hub: &'a Hub,
+    place: &'a Place,
+    id: AttachmentId,
+}
+
+impl<'a> Visit<'a> {
+    fn begin(hub: &'a Hub, place: &'a Place) -> Self {
+        let attached = hub.attach(
+            place,
+            Attaching {
+                mailbox: &Arc::default(),
+                connection: &"".into(),
+                modes: ChannelModes::NONE,
+                echo: false,
+                since: Since::Now,
+                former: None,
+            },
+        );
+        Self {
+            hub,
+            place,
+            id: attached.id,
+        }
+    }
+}
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        self.hub.detach(self.place, self.id);
+    }
+}
 
 /// The serial is not one that this node gave in this life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +97,19 @@ impl Core {
         Ok(messages.collect())
     }
 
-    /// Returns the members of a channel, in the order of their connections and client ids.
-    pub(crate) fn members(&self, app: &AppId, name: &str) -> Vec<PresenceMessage> {
-        self.hub.members(&place(app, name))
+    /// Returns the members of a channel. Where nobody is attached to it here, the region's owner
+    /// is asked for them, and waited for a moment.
+    pub(crate) async fn members(&self, app: &AppId, name: &str) -> Vec<PresenceMessage> {
+        let place = place(app, name);
+        let _visit = (!self.hub.knows(&place)).then(|| Visit::begin(&self.hub, &place));
+        let known = async {
+            while !self.hub.knows(&place) {
+                tokio::time::sleep(VISIT_PAUSE).await;
+            }
+        };
+        // Without an owner, those who are attached to this node are all that can be known.
+        let _late = tokio::time::timeout(VISIT_MAX, known).await;
+        self.hub.members(&place)
     }
 
     /// Returns what a channel remembers of its members, oldest first.
