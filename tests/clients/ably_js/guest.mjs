@@ -1,0 +1,24 @@
+// A client in a process of its own, so that it can be killed: attaches to channels, enters members,
+// says so to its parent, and stays.
+
+import * as Ably from 'ably';
+
+const { at, binary, key, attachments } = JSON.parse(process.env.GUEST);
+const client = new Ably.Realtime({
+  key,
+  endpoint: '127.0.0.1',
+  port: at.port,
+  tls: false,
+  useBinaryProtocol: binary,
+  fallbackHosts: [],
+  disableConnectivityCheck: true,
+  logLevel: 0,
+});
+for (const { channel, members = [] } of attachments) {
+  const attached = client.channels.get(channel);
+  await attached.attach();
+  for (const member of members) {
+    await attached.presence.enterClient(member);
+  }
+}
+process.send(client.connection.id);
