@@ -57,6 +57,31 @@ struct Stored {
     cluster: String,
     node: u64,
     replica: u64,
+    /// Not written by the first versions.
+    #[serde(default)]
+    region: Option<String>,
+}
+
+impl Stored {
+    fn read(stored: &Bytes) -> Result<Self, StartError> {
+        serde_json::from_slice(stored)
+            .map_err(|error| StartError::Data(format!("the membership is not readable: {error}")))
+    }
+}
+
+/// Refuses a configured region that is not the one the data directory's node was admitted to: its
+/// counts would go to owners that nobody asks.
+pub(crate) fn check_region(store: &Store, configured: &RegionName) -> Result<(), StartError> {
+    let Some(stored) = store.meta(MEMBER) else {
+        return Ok(());
+    };
+    match Stored::read(&stored)?.region {
+        Some(member_of) if member_of != configured.as_str() => Err(StartError::OtherRegion {
+            configured: configured.clone(),
+            member_of,
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Returns the node's membership, making it first if the data directory has none.
@@ -78,21 +103,21 @@ pub(crate) async fn membership(
         .filter(|address| **address != addresses.peer)
         .collect();
     match (founding, others.is_empty()) {
-        (Founding::Init, _) => found(store, key).await,
+        (Founding::Init, _) => found(config, store, key).await,
         (Founding::Join, true) => Err(StartError::NobodyToJoin),
         (Founding::Resume, true) => {
             tracing::info!(target: "node", "waiting for `headcount init`: node.join is empty");
             until_asked(asked_to_found).await;
-            found(store, key).await
+            found(config, store, key).await
         }
         (Founding::Join | Founding::Resume, false) => loop {
             for address in &others {
                 if let Some(reply) = ask(config, addresses, key, address).await? {
-                    return joined(store, key, reply).await;
+                    return joined(config, store, key, reply).await;
                 }
             }
             tokio::select! {
-                () = until_asked(asked_to_found) => return found(store, key).await,
+                () = until_asked(asked_to_found) => return found(config, store, key).await,
                 () = tokio::time::sleep(RETRY) => {}
             }
         },
@@ -107,8 +132,7 @@ async fn until_asked(asked_to_found: &mut watch::Receiver<bool>) {
 }
 
 fn resume(stored: &Bytes, key: NodeKey) -> Result<Membership, StartError> {
-    let stored: Stored = serde_json::from_slice(stored)
-        .map_err(|error| StartError::Data(format!("the membership is not readable: {error}")))?;
+    let stored = Stored::read(stored)?;
     let cluster = u128::from_str_radix(&stored.cluster, 16)
         .map_err(|error| StartError::Data(format!("the cluster's id is not readable: {error}")))?;
     let node = NodeId(stored.node);
@@ -125,7 +149,7 @@ fn resume(stored: &Bytes, key: NodeKey) -> Result<Membership, StartError> {
     })
 }
 
-async fn found(store: &Store, key: NodeKey) -> Result<Membership, StartError> {
+async fn found(config: &Config, store: &Store, key: NodeKey) -> Result<Membership, StartError> {
     let membership = Membership {
         cluster: ClusterId(rand::random()),
         node: FOUNDING_NODE,
@@ -135,11 +159,16 @@ async fn found(store: &Store, key: NodeKey) -> Result<Membership, StartError> {
         founds: true,
         fresh: true,
     };
-    remember(store, &membership).await?;
+    remember(store, &membership, &config.node.region).await?;
     Ok(membership)
 }
 
-async fn joined(store: &Store, key: NodeKey, reply: JoinReply) -> Result<Membership, StartError> {
+async fn joined(
+    config: &Config,
+    store: &Store,
+    key: NodeKey,
+    reply: JoinReply,
+) -> Result<Membership, StartError> {
     let members = reply.members.into_iter().map(|member| Member {
         node: member.node,
         region: member.region,
@@ -154,15 +183,20 @@ async fn joined(store: &Store, key: NodeKey, reply: JoinReply) -> Result<Members
         founds: false,
         fresh: true,
     };
-    remember(store, &membership).await?;
+    remember(store, &membership, &config.node.region).await?;
     Ok(membership)
 }
 
-async fn remember(store: &Store, membership: &Membership) -> Result<(), StartError> {
+async fn remember(
+    store: &Store,
+    membership: &Membership,
+    region: &RegionName,
+) -> Result<(), StartError> {
     let stored = Stored {
         cluster: membership.cluster.to_string(),
         node: membership.node.0,
         replica: membership.replica.0,
+        region: Some(region.to_string()),
     };
     let stored = serde_json::to_vec(&stored).expect("plain values can be written");
     let written = store.put_meta(MEMBER, stored.into()).await;
@@ -228,4 +262,33 @@ pub(crate) fn new_node(config: &Config, key: NodeKey, addresses: &Addresses) -> 
 /// Returns a number that differs from one life of the process to the next.
 pub(crate) fn process_number() -> u64 {
     rand::random::<u64>() >> 1
+}
+
+#[cfg(test)]
+mod tests {
+    use headcount_consensus::store::StoreConfig;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_member_of_one_region_does_not_start_in_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path().to_owned(), StoreConfig::default()).unwrap();
+        let region = |name| RegionName::new(name).unwrap();
+        assert!(check_region(&store, &region("anywhere")).is_ok());
+
+        let config = Config::dev(0, dir.path());
+        let founded = found(&config, &store, NodeKey(1)).await.unwrap();
+        assert!(check_region(&store, &config.node.region).is_ok());
+        let refused = check_region(&store, &region("elsewhere")).unwrap_err();
+        let reason = refused.to_string();
+        assert!(
+            reason.contains("elsewhere") && reason.contains("us-east-1"),
+            "{reason}"
+        );
+
+        let stored = store.meta(MEMBER).unwrap();
+        assert_eq!(resume(&stored, NodeKey(1)).unwrap().node, founded.node);
+        store.close().await.unwrap();
+    }
 }

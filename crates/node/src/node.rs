@@ -156,6 +156,17 @@ pub enum StartError {
     /// What the store holds about this node cannot be read or written.
     #[error("node.data_dir: {0}")]
     Data(String),
+    /// The data directory is a node's of another region.
+    #[error(
+        "node.region is {configured}, but node.data_dir holds a node of {member_of}: a node cannot \
+         move, so set its region back, or join with an empty directory"
+    )]
+    OtherRegion {
+        /// The setting.
+        configured: RegionName,
+        /// The region that the node is a member in.
+        member_of: String,
+    },
     /// Raft cannot run with these settings, or its state cannot be read.
     #[error("consensus: {0}")]
     Consensus(String),
@@ -326,6 +337,7 @@ impl Node {
     ) -> Result<Self, StartError> {
         let addresses = listeners.addresses(&config)?;
         let store = open_store(&config).await?;
+        founding::check_region(&store, &config.node.region)?;
         let clock = Clock::start();
         let (node, node_seen) = watch::channel(None);
         let (shards, shards_seen) = watch::channel(None);
@@ -657,9 +669,19 @@ impl Boot {
 
         // This life, before anything is owned under it (R4).
         let mut control = self.progress.control.clone();
-        let facts = control.wait_for(|control| control.facts().is_some()).await;
-        let facts = facts.ok().and_then(|control| control.facts().cloned());
+        let known = control.wait_for(|control| control.facts().is_some()).await;
+        let known = known.ok().map(|control| control.clone());
+        let facts = known.as_ref().and_then(|control| control.facts().cloned());
         let facts = facts.ok_or_else(|| StartError::Data("the node was stopped".to_owned()))?;
+        let admitted = known.as_ref().and_then(|control| control.node(node));
+        if let Some(admitted) = admitted
+            && admitted.region != self.config.node.region
+        {
+            return Err(StartError::OtherRegion {
+                configured: self.config.node.region.clone(),
+                member_of: admitted.region.to_string(),
+            });
+        }
         let (renewed, _) = watch::channel(None);
         self.tasks.spawn(
             Standing {
