@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{FutureExt, TryStreamExt};
 use headcount_api::{NodeIdentity, Realtime};
 use headcount_consensus::store::Store;
 use headcount_consensus::{
@@ -19,11 +18,12 @@ use headcount_placement::{
 use headcount_rpc::control::ControlClient;
 use headcount_rpc::peers::{Identity, Network};
 use headcount_rpc::read::ReadClient;
-use headcount_rpc::{control as rpc_control, peers, read, reporter, watch as rpc_watch};
+use headcount_rpc::{control as rpc_control, peers, read};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tonic::transport::server::TcpIncoming;
+use tokio_util::sync::CancellationToken;
+use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::adapters::{
     Keys, NodeControl, NodeCounting, NodeDirectory, NodeInbound, NodeOperator, NodeReads,
@@ -37,12 +37,13 @@ use crate::control::keeper::Keeper;
 use crate::control::membership::Reconciler;
 use crate::control::standing::Standing;
 use crate::control::{ControlError, ControlHandle, ControlMachine};
-use crate::cutting::Cutting;
 use crate::following::{Feeds, Following};
 use crate::founding::{self, Membership};
 use crate::gateway::{GatewayHandle, GatewayTask};
+use crate::listening::{Listening, Terms};
 use crate::reading::{Elsewhere, Here, Past, PastHere, holders};
 use crate::relay::{RelayHandle, RelayTask};
+use crate::reporter;
 use crate::revoked::Revoked;
 use crate::sampling::Sampler;
 use crate::shards::{Shards, Wakers};
@@ -215,6 +216,14 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// Returns the same as one sentence, for whoever asks too early.
+    pub(crate) fn unready(&self) -> String {
+        match self.missing() {
+            missing if missing.is_empty() => "it becomes ready at this moment".to_owned(),
+            missing => missing.join("; "),
+        }
+    }
+
     /// Returns what keeps the node from being ready; nothing, if it is.
     pub(crate) fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
@@ -544,6 +553,15 @@ async fn hand_over(host: &Host) {
     futures::future::join_all(transfers).await;
 }
 
+/// What edges and clients are served with.
+struct Prepared {
+    gateway: GatewayHandle,
+    watches: NodeWatches,
+    keys: Keys,
+    realtime: Realtime,
+    ports: headcount_api::ports::Ports,
+}
+
 /// Bringing a node to its cluster and starting everything that needs one.
 struct Boot {
     config: Config,
@@ -563,12 +581,58 @@ struct Boot {
 }
 
 impl Boot {
+    /// Brings the node to its cluster, and serves edges and clients from then on; until then they
+    /// are told at once that it is not ready, as whoever waits for an answer does not ask elsewhere.
     async fn run(
         mut self,
         client: TcpListener,
         reporter: TcpListener,
         peer: TcpListener,
     ) -> Result<(), StartError> {
+        let (health, health_service) = tonic_health::server::health_reporter();
+        reporter::not_yet(&health).await;
+        self.tasks
+            .spawn(reporter::follow(health, self.progress.clone()));
+        let reporter = self.listening(
+            "reporter",
+            reporter,
+            Terms {
+                connections_max: self.config.reporter_connections_max,
+                beginning: self.config.reporter.hello_timeout,
+                silence: None,
+            },
+        );
+        let ready = CancellationToken::new();
+        let (api, reports) = (self.config.api.clone(), self.config.reporter.clone());
+        let (progress, refusing) = (self.progress.clone(), self.progress.clone());
+        let clients = headcount_api::serve_unready(
+            &api,
+            &client,
+            Arc::new(WallClock),
+            Arc::new(move || progress.unready()),
+            ready.cancelled(),
+        );
+        let service = health_service.clone();
+        let edges = reporter::refuse(&reports, &reporter, service, refusing, ready.clone());
+        let preparing = async {
+            let prepared = self.prepare(peer).await;
+            ready.cancel();
+            prepared
+        };
+        let (prepared, (), ()) = tokio::join!(preparing, clients, edges);
+        let Prepared {
+            gateway,
+            watches,
+            keys,
+            realtime,
+            ports,
+        } = prepared?;
+        self.serve_reporters(reporter, health_service, gateway, watches, keys);
+        self.serve_clients(client, realtime, ports);
+        Ok(())
+    }
+
+    async fn prepare(&mut self, peer: TcpListener) -> Result<Prepared, StartError> {
         let membership = founding::membership(
             &self.config,
             &self.store,
@@ -823,9 +887,13 @@ impl Boot {
             mail: relay_mail,
         };
         self.tasks.spawn(relay_task.run());
-        self.serve_reporters(reporter, gateway, watches, keys);
-        self.serve_clients(client, realtime, ports);
-        Ok(())
+        Ok(Prepared {
+            gateway,
+            watches,
+            keys,
+            realtime,
+            ports,
+        })
     }
 
     fn start_host(&self, node: NodeId, network: &Network) -> Result<Host, StartError> {
@@ -973,62 +1041,38 @@ impl Boot {
             .add_service(relay)
             .add_service(control)
             .add_service(read::service(network, reads));
-        self.serve_grpc("peer", router, listener);
+        let terms = Terms {
+            connections_max: self.config.peer_connections_max,
+            beginning: self.config.network.connect_timeout,
+            silence: None,
+        };
+        let listening = self.listening("peer", listener, terms);
+        self.tasks
+            .spawn(reporter::serve(router, listening, self.tasks.ended()));
     }
 
-    fn serve_reporters(
+    fn serve_reporters<H: Health>(
         &self,
-        listener: TcpListener,
+        listening: Listening,
+        health: HealthServer<H>,
         gateway: GatewayHandle,
         watches: NodeWatches,
         keys: Keys,
     ) {
-        let sessions = NodeSessions::new(gateway);
-        let reporter = reporter::service(self.config.reporter.clone(), keys.clone(), sessions);
-        let watching = rpc_watch::WatchService::new(
-            self.config.watch.clone(),
-            Arc::new(watches),
-            Arc::new(keys),
-        );
-        let (health, health_service) = tonic_health::server::health_reporter();
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(headcount_wire::proto::DESCRIPTORS)
-            .build_v1()
-            .expect("the descriptors were made from the same files as the services");
-        let router = reporter::server(&self.config.reporter)
-            .add_service(reporter)
-            .add_service(watching.into_server())
-            .add_service(health_service)
-            .add_service(reflection);
-        self.tasks.spawn(async move {
-            health
-                .set_service_status("", tonic_health::ServingStatus::Serving)
-                .await;
-            // Kept, since the service's answers live as long as its reporter.
-            std::future::pending::<()>().await;
-        });
-        self.serve_grpc("reporter", router, listener);
+        let served = reporter::Served {
+            config: self.config.reporter.clone(),
+            watch: self.config.watch.clone(),
+            keys,
+            sessions: NodeSessions::new(gateway),
+            watches,
+            health,
+        };
+        let serving = reporter::serve(served.router(), listening, self.tasks.ended());
+        self.tasks.spawn(serving);
     }
 
-    fn serve_grpc(
-        &self,
-        name: &'static str,
-        router: tonic::transport::server::Router,
-        listener: TcpListener,
-    ) {
-        let ended = self.tasks.ended();
-        self.tasks.spawn(async move {
-            let cut = ended.clone();
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            let incoming = incoming.map_ok(move |stream| Cutting::new(stream, cut.clone()));
-            let shutdown = ended.cancelled_owned().map(drop);
-            if let Err(error) = router
-                .serve_with_incoming_shutdown(incoming, shutdown)
-                .await
-            {
-                tracing::error!(target: "rpc", listener = name, %error, "a listener ended");
-            }
-        });
+    fn listening(&self, name: &'static str, listener: TcpListener, terms: Terms) -> Listening {
+        Listening::new(name, listener, terms, self.tasks.ended())
     }
 
     fn serve_clients(

@@ -62,6 +62,9 @@ metric! {
     Counter node_histories_refused_total: "Reads of the past refused, as too many were under way";
     Gauge node_mailbox_letters: "Letters waiting for the drivers of shards";
     Counter node_letters_dropped_total: "Letters dropped by a full mailbox, to be resent";
+    Gauge node_connections: "Open connections of gRPC and operators, by listener";
+    Counter node_connections_rejected_total:
+        "Connections turned away or cut off, by listener and reason";
     Counter node_tasks_failed_total: "Tasks that ended unexpectedly, by task";
 }
 
@@ -286,6 +289,35 @@ pub fn mail_waiting() -> Share {
 /// Counts a letter that a full mailbox dropped.
 pub fn mail_dropped() {
     node_letters_dropped_total.count(1);
+}
+
+/// Counts a connection of a listener until what is returned is dropped.
+pub fn connection(listener: &'static str) -> Entered {
+    let gauge = metrics::gauge!(node_connections.0, "listener" => listener);
+    gauge.increment(1.0);
+    Entered(gauge)
+}
+
+/// Counts a connection that was turned away or cut off.
+pub fn connection_rejected(listener: &'static str, reason: &'static str) {
+    let name = node_connections_rejected_total.0;
+    metrics::counter!(name, "listener" => listener, "reason" => reason).increment(1);
+}
+
+/// Something that a gauge counts, for as long as it is held.
+#[must_use = "dropping it takes it away"]
+pub struct Entered(metrics::Gauge);
+
+impl std::fmt::Debug for Entered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entered").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
 }
 
 /// Counts a task that ended although nobody asked it to.

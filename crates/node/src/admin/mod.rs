@@ -28,10 +28,22 @@ pub use status::ClusterStatus;
 use crate::config::SecretText;
 
 /// Who may operate the node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// What operators must bring; without one nobody may, save for the next setting.
     pub token: Option<SecretText>,
     /// Whether callers on this machine need no token, if there is none.
     pub open_on_loopback: bool,
+    /// Most connections at once; further ones are closed. Default 256.
+    pub connections_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            token: None,
+            open_on_loopback: false,
+            connections_max: 256,
+        }
+    }
 }

@@ -8,18 +8,22 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post, put};
+use axum::serve::IncomingStream;
 use headcount_model::{NodeId, RegionName};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use super::Config;
 use super::ports::{Operator, OperatorCommand, OperatorError};
+use crate::listening::{Listening, Terms};
 use crate::telemetry;
 
 /// Largest body of a request, in bytes: far above a table of weights.
@@ -28,6 +32,13 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 /// How often what was recorded is folded into distributions, so that a process that nobody scrapes
 /// keeps no growing list of samples.
 const UPKEEP: Duration = Duration::from_secs(5);
+
+/// How long a connection may take to begin.
+const BEGINNING: Duration = Duration::from_secs(10);
+
+/// How long it may stay without a request: longer than collectors of metrics wait between two, and
+/// than any answer takes.
+const SILENCE: Duration = Duration::from_secs(150);
 
 #[derive(Clone)]
 struct Admin {
@@ -44,8 +55,16 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
     let metrics = telemetry::recorder();
+    let ended = CancellationToken::new();
+    let _cut = ended.clone().drop_guard();
+    let terms = Terms {
+        connections_max: config.connections_max,
+        beginning: BEGINNING,
+        silence: Some(SILENCE),
+    };
+    let listener = Listening::new("admin", listener, terms, ended);
     let app = router(config, operator, metrics.clone());
-    let app = app.into_make_service_with_connect_info::<SocketAddr>();
+    let app = app.into_make_service_with_connect_info::<Caller>();
     let serving = async move {
         if let Err(error) = axum::serve(listener, app).await {
             tracing::error!(target: "admin", %error, "the admin listener ended");
@@ -131,10 +150,20 @@ async fn scrape(State(admin): State<Admin>) -> Response {
         .into_response()
 }
 
+/// Whence a request comes.
+#[derive(Clone, Copy, Debug)]
+struct Caller(SocketAddr);
+
+impl Connected<IncomingStream<'_, Listening>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, Listening>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
+
 /// Lets operators through.
 async fn admit(
     State(admin): State<Admin>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(Caller(peer)): ConnectInfo<Caller>,
     request: Request,
     next: Next,
 ) -> Response {

@@ -100,6 +100,7 @@ impl Served {
         Self::start(Config {
             token: None,
             open_on_loopback: true,
+            ..Config::default()
         })
         .await
     }
@@ -149,6 +150,7 @@ async fn metrics_are_shown_to_everybody() {
     let served = Served::start(Config {
         token,
         open_on_loopback: false,
+        ..Config::default()
     })
     .await;
     // The listener installs it too, at its own time.
@@ -168,6 +170,7 @@ async fn operators_must_bring_the_token() {
     let served = Served::start(Config {
         token,
         open_on_loopback: true,
+        ..Config::default()
     })
     .await;
     let ask = async |header: &str| served.ask("GET /v1/status", header, "").await.0;

@@ -58,6 +58,8 @@ impl<'a> Check<'a> {
             limits: limits(raw),
             store: store(raw),
             network: network(raw),
+            peer_connections_max: raw.network.connections_max,
+            reporter_connections_max: raw.reporter.connections_max,
             reporter: reporter(raw),
             watch: headcount_rpc::watch::Config {
                 watchers_max: raw.feed.watchers_max,
@@ -265,6 +267,7 @@ impl<'a> Check<'a> {
         crate::admin::Config {
             token: token.expose().is_some().then_some(token),
             open_on_loopback: raw.admin.open_on_loopback,
+            connections_max: raw.admin.connections_max,
         }
     }
 

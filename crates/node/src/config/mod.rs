@@ -65,6 +65,10 @@ pub struct Config {
     pub store: headcount_consensus::store::StoreConfig,
     /// Connections to other nodes.
     pub network: headcount_rpc::peers::NetworkConfig,
+    /// Most connections on the peer listener.
+    pub peer_connections_max: usize,
+    /// Most connections on the reporter listener.
+    pub reporter_connections_max: usize,
     /// Edges on the reporter listener.
     pub reporter: headcount_rpc::reporter::Config,
     /// Watchers on the reporter listener.
@@ -256,6 +260,16 @@ impl Config {
         })
         .expect("the settings of dev are good")
         .config
+    }
+
+    /// Returns how many connections the node may hold at once, each of which is an open file.
+    #[must_use]
+    pub fn connections_max(&self) -> usize {
+        let of_clients = self.api.connections_max + self.realtime.connections_max;
+        of_clients
+            + self.reporter_connections_max
+            + self.peer_connections_max
+            + self.admin.connections_max
     }
 
     /// Returns what an operator should know although it is no fault.

@@ -346,6 +346,9 @@ sections! {
         relay_bytes_max: Bytes = Bytes::mib(128), Bytes::mib(16)..=Bytes::gib(16);
         /// Most items in one message.
         batch_items_max: usize = 512, 1..=10_000;
+        /// Most connections of other nodes, which need one each, and of whoever strays here; further
+        /// ones are closed at once. One that does not begin within `connect_timeout` is cut off.
+        connections_max: usize = 4_096, 16..=1_000_000;
         /// How long a connection may take to come about.
         connect_timeout: Duration = secs(3), ms(100)..=minutes(1);
         /// How often an idle connection is probed.
@@ -364,7 +367,10 @@ sections! {
         batch_items_max: u32 = 4_096, 1..=100_000;
         /// Most bytes of a batch.
         batch_bytes_max: Bytes = Bytes::mib(4), Bytes::kib(64)..=Bytes::mib(64);
-        /// How long an edge may take to say hello.
+        /// Most connections at once, some kB each; further ones are closed at once. An edge or
+        /// watcher needs one for all its streams.
+        connections_max: usize = 20_000, 1..=1_000_000;
+        /// How long an edge may take to say hello, and a connection to begin.
         hello_timeout: Duration = secs(10), ms(100)..=minutes(10);
         /// How long an edge may leave its acknowledgements unread before it is disconnected.
         stall_timeout: Duration = secs(30), secs(1)..=minutes(10);
@@ -466,6 +472,9 @@ sections! {
         token: SecretText = SecretText::default();
         /// Whether callers on this machine need no token, if none is set; as in `headcount dev`.
         open_on_loopback: bool = false;
+        /// Most connections at once; further ones are closed at once. Too low: whoever leaves many
+        /// open keeps the operator out.
+        connections_max: usize = 256, 4..=100_000;
     }
 
     /// What the node writes about itself.
