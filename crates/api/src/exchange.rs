@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::FutureExt as _;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
@@ -165,6 +165,11 @@ fn prepare(
     (format, exchange)
 }
 
+/// Returns the format that a request asks for, or JSON if it cannot be told.
+pub(crate) fn format_of(uri: &Uri, headers: &HeaderMap) -> Format {
+    prepare(Query::parse(uri.query().unwrap_or("")), headers).0
+}
+
 /// Takes the client's id for the request, or makes one.
 fn request_id(shared: &Shared, query: Option<&Query>) -> String {
     query
@@ -199,7 +204,7 @@ fn render(response: Result<Response, Problem>, format: Format) -> Response {
 
 /// Lets pages of any origin call, and read what answers tell in headers. Nothing here rests on
 /// cookies, so this gives nobody's rights away.
-fn allow_all_origins(headers: &mut HeaderMap, preflight: bool) {
+pub(crate) fn allow_all_origins(headers: &mut HeaderMap, preflight: bool) {
     let mut set = |name: HeaderName, value| headers.insert(name, HeaderValue::from_static(value));
     set(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*");
     set(

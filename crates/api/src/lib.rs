@@ -73,7 +73,8 @@
 //!
 //! # Driver's duties
 //!
-//! 1. Bind the listener; [`serve`] takes it, and anything that resolves as the shutdown.
+//! 1. Bind the listener; [`serve`] takes it, and anything that resolves as the shutdown. Until what
+//!    [`serve`] needs exists, [`serve_unready`] answers on it.
 //! 2. Implement [`ports`]; keep watches bounded.
 //! 3. Install recorders for metrics and traces before; this crate names both by `api`.
 //!
@@ -102,9 +103,11 @@ mod routes;
 mod server;
 mod sse;
 mod telemetry;
+mod unready;
 mod version;
 
 pub use config::Config;
 pub use problem::{CODES, Code};
 pub use realtime::{NodeIdentity, Rate, Realtime, RealtimeConfig};
 pub use server::serve;
+pub use unready::{Reason, serve_unready};

@@ -346,6 +346,12 @@ pub(crate) enum Problem {
         /// The bound.
         max: usize,
     },
+    /// The node is not a ready member of its cluster yet.
+    #[error("this node does not serve yet: {reason}")]
+    Unready {
+        /// What is missing.
+        reason: String,
+    },
     /// The listener's own code failed.
     #[error("internal error")]
     Panicked,
@@ -400,7 +406,7 @@ impl Problem {
             Self::TargetTooLong { .. } => 41400,
             Self::HeadersTooLarge { .. } => 43100,
             Self::TooManyEventStreams { .. } => 42910,
-            Self::TooManyConnections { .. } => 50305,
+            Self::TooManyConnections { .. } | Self::Unready { .. } => 50305,
             Self::Panicked => 50000,
         }
     }
@@ -557,6 +563,7 @@ mod tests {
             Problem::HeadersTooLarge { bytes: 2, max: 1 },
             Problem::TooManyEventStreams { max: 1 },
             Problem::TooManyConnections { max: 1 },
+            Problem::Unready { reason: text() },
             Problem::Panicked,
         ]
     }

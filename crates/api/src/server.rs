@@ -64,8 +64,9 @@ pub async fn serve(
     let shared = Arc::new(shared);
     let connections = TaskTracker::new();
 
+    let router = router(Arc::clone(&shared));
     tokio::select! {
-        () = accept(&shared, &listener, &connections) => {}
+        () = accept(&shared.config, &router, &shared.phase, &listener, &connections) => {}
         () = shared.realtime.sweep() => {}
         () = shutdown => {}
     }
@@ -87,9 +88,14 @@ pub async fn serve(
 }
 
 /// Takes connections for ever.
-async fn accept(shared: &Arc<Shared>, listener: &TcpListener, connections: &TaskTracker) {
-    let router = router(Arc::clone(shared));
-    let config = &shared.config;
+pub(crate) async fn accept(
+    config: &Config,
+    router: &Router,
+    phase: &watch::Receiver<Phase>,
+    listener: &TcpListener,
+    connections: &TaskTracker,
+) {
+    let config = Arc::new(config.clone());
     let permits = Arc::new(Semaphore::new(config.connections_max));
     let full = refusal(&Problem::TooManyConnections {
         max: config.connections_max,
@@ -109,8 +115,8 @@ async fn accept(shared: &Arc<Shared>, listener: &TcpListener, connections: &Task
         };
         match Arc::clone(&permits).try_acquire_owned() {
             Ok(permit) => {
-                let served = connection(Arc::clone(shared), router.clone(), stream, permit);
-                connections.spawn(served);
+                let (config, router) = (Arc::clone(&config), router.clone());
+                connections.spawn(connection(config, router, phase.clone(), stream, permit));
             }
             Err(_) => {
                 telemetry::rejected("connections");
@@ -156,13 +162,13 @@ async fn refusal(problem: &Problem) -> Vec<u8> {
 
 /// Serves one connection to its end.
 async fn connection(
-    shared: Arc<Shared>,
+    config: Arc<Config>,
     router: Router,
+    mut phase: watch::Receiver<Phase>,
     stream: TcpStream,
     permit: OwnedSemaphorePermit,
 ) {
     let _entered = telemetry::connections.enter();
-    let config = &shared.config;
     // Small answers must not wait for acknowledgements; a socket that refuses is about to fail.
     let _set = stream.set_nodelay(true);
     let activity = Arc::new(Activity::default());
@@ -179,10 +185,9 @@ async fn connection(
             }
         }
     });
-    let builder = builder(config);
+    let builder = builder(&config);
     let served = builder.serve_connection_with_upgrades(io, service);
     let mut served = std::pin::pin!(served);
-    let mut phase = shared.phase.clone();
     let mut awaited = Phase::Draining;
     let idleness = activity.idleness(config.header_timeout, config.idle_timeout);
     let mut idleness = std::pin::pin!(idleness);

@@ -13,4 +13,5 @@ mod presence;
 mod realtime;
 mod revocations;
 mod status;
+mod unready;
 mod wire;
