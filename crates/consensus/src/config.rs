@@ -41,8 +41,8 @@ impl HostConfig {
 /// lease; a leader's loss is noticed after `election_max` to twice that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// How often a leader shows that it lives. Too low costs CPU (each replica ticks five times in
-    /// it), too high delays failover.
+    /// How often a leader shows that it lives. Too low costs CPU (a message each way for
+    /// each follower), too high delays failover.
     pub heartbeat: Duration,
     /// The shortest random part of the wait before a replica campaigns.
     pub election_min: Duration,

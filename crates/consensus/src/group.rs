@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::beat::Silence;
 use crate::calls::Calls;
 use crate::error::{
     InitializeError, ProposeError, ReadError, ReconcileError, TransferError, UnknownCause,
@@ -42,6 +43,8 @@ pub(crate) struct Inner {
     pub(crate) timing: Timing,
     pub(crate) limits: Limits,
     pub(crate) calls: Arc<Calls>,
+    /// How long the leader was not heard here.
+    pub(crate) silence: Arc<Silence>,
     /// Requests from peers; read by the group's inbound task.
     pub(crate) inbound: mpsc::Sender<Inbound>,
     /// Written by the group's watch task.

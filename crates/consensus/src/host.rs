@@ -15,6 +15,7 @@ use openraft::errors::Fatal;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 
+use crate::beat::Silence;
 use crate::calls::Calls;
 use crate::error::{FatalError, HostError, StartError};
 use crate::group::{self, Group};
@@ -28,7 +29,7 @@ use crate::state_machine::{Growth, SnapshotChunks, StateMachine};
 use crate::status::Leadership;
 use crate::store::Store;
 use crate::types::{Raft, Snapshot};
-use crate::{GroupId, HostConfig, codec, telemetry};
+use crate::{GroupId, HostConfig, beat, codec, telemetry};
 
 /// How often the gauges are set.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
@@ -40,7 +41,7 @@ const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Host(Arc<Inner>);
 
-struct Inner {
+pub(crate) struct Inner {
     config: HostConfig,
     raft_config: Arc<openraft::Config>,
     store: Store,
@@ -103,8 +104,10 @@ impl Host {
             store,
         }));
         let weak = Arc::downgrade(&host.0);
+        let heartbeat = host.0.config.timing.heartbeat;
         let tasks = [
             tokio::spawn(sample(Weak::clone(&weak))).abort_handle(),
+            tokio::spawn(beat::run(heartbeat, Weak::clone(&weak))).abort_handle(),
             tokio::spawn(watch_store(host.0.store.fatal(), weak)).abort_handle(),
         ];
         host.0.tasks().extend(tasks);
@@ -274,7 +277,7 @@ impl Inner {
         groups.as_ref()?.get(&group).cloned()
     }
 
-    fn started(&self) -> Vec<Group> {
+    pub(crate) fn started(&self) -> Vec<Group> {
         let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
         let slots = groups.as_ref().into_iter().flat_map(BTreeMap::values);
         slots
@@ -349,8 +352,10 @@ impl Inner {
             })?;
 
         let (inbound, requests) = mpsc::channel(limits.inbound_per_group);
+        let silence = Silence::new();
         let answering = inbound::serve(
             raft.clone(),
+            Arc::clone(&silence),
             Arc::clone(&self.peers),
             requests,
             limits.inbound_per_group,
@@ -373,6 +378,7 @@ impl Inner {
             timing,
             limits,
             calls,
+            silence,
             inbound,
             leadership,
             proposals: Semaphore::new(limits.proposals_in_flight),

@@ -13,8 +13,10 @@ use headcount_model::{NodeId, ReplicaId};
 use headcount_wire::proto::consensus::v1 as wire;
 use headcount_wire::proto::consensus::v1::envelope::Body;
 use headcount_wire::proto::consensus::v1::refusal::Reason;
+use openraft::raft::AppendEntriesResponse;
 use tokio::sync::mpsc;
 
+use crate::beat::Silence;
 use crate::codec::{self, Malformed};
 use crate::ports::Peers;
 use crate::telemetry;
@@ -26,6 +28,7 @@ pub(crate) type Inbound = (NodeId, wire::Envelope);
 /// Answers requests until the sender of `requests` is gone. At most `open_max` are open.
 pub(crate) async fn serve(
     raft: Raft,
+    silence: Arc<Silence>,
     peers: Arc<dyn Peers>,
     mut requests: mpsc::Receiver<Inbound>,
     open_max: usize,
@@ -38,7 +41,7 @@ pub(crate) async fn serve(
                 send_reply(peers.as_ref(), to, reply);
             }
             request = requests.recv(), if open.len() < open_max => match request {
-                Some((from, envelope)) => open.push(answer(&raft, from, envelope)),
+                Some((from, envelope)) => open.push(answer(&raft, &silence, from, envelope)),
                 None => return,
             },
         }
@@ -80,11 +83,12 @@ pub(crate) fn is_request(body: &Body) -> bool {
 
 async fn answer(
     raft: &Raft,
+    silence: &Silence,
     from: NodeId,
     mut request: wire::Envelope,
 ) -> (NodeId, wire::Envelope) {
     let body = request.body.take();
-    let reply = match ask(raft, body).await {
+    let reply = match ask(raft, silence, body).await {
         Ok(reply) => wire::Envelope {
             group: request.group,
             from: request.to,
@@ -98,11 +102,14 @@ async fn answer(
 }
 
 /// Hands one request to raft and waits for what it says.
-async fn ask(raft: &Raft, body: Option<Body>) -> Result<Body, Reason> {
+async fn ask(raft: &Raft, silence: &Silence, body: Option<Body>) -> Result<Body, Reason> {
     match body {
         Some(Body::Append(request)) => {
             let request = codec::append_from_proto(request).map_err(malformed)?;
             let response = raft.append_entries(request).await.map_err(stopped)?;
+            if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+                silence.broken();
+            }
             Ok(Body::AppendReply(codec::append_reply_to_proto(&response)))
         }
         Some(Body::Vote(request)) => {

@@ -26,6 +26,7 @@
 //! It does not know what commands mean, how envelopes travel, or where replicas belong. `DESIGN.md`
 //! beside this crate's manifest gives the reasons.
 
+mod beat;
 mod calls;
 mod codec;
 mod config;
