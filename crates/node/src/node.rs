@@ -32,6 +32,7 @@ use crate::adapters::{
 use crate::admin;
 use crate::clock::Clock;
 use crate::config::{Config, machine_name};
+use crate::control::concerns;
 use crate::control::hosting::Hosting;
 use crate::control::keeper::Keeper;
 use crate::control::membership::Reconciler;
@@ -788,6 +789,10 @@ impl Boot {
             }
             .run(),
         );
+        self.tasks.spawn(concerns::ring(
+            self.progress.control.clone(),
+            shards.clone(),
+        ));
         self.shards.send_replace(Some(shards.clone()));
         self.tasks.spawn(
             Sampler {

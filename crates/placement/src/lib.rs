@@ -61,4 +61,4 @@ pub use headcount_model::control::{
 pub use leases::{LeaseConfig, Leases, RenewError};
 pub use plan::{PlanOptions, plan};
 pub use restore::PartsError;
-pub use state::{Control, Holdings, Hosted, Owner};
+pub use state::{Concern, Control, Holdings, Hosted, Owner};

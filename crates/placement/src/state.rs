@@ -1,6 +1,6 @@
 //! The replicated state, and everything that a node reads from it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use headcount_model::{Fence, Incarnation, NodeId, Pacing, RegionName, ReplicaId, ShardId};
 
@@ -45,6 +45,15 @@ pub struct Holdings {
     pub leads: u64,
     /// Shards of its region that it owns.
     pub owns: u64,
+}
+
+/// Whom a change of the state concerns; see [`Control::concern_since`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Concern {
+    /// Every shard.
+    Everybody,
+    /// These shards; often none.
+    Shards(BTreeSet<ShardId>),
 }
 
 /// Control: the replicated state of the whole cluster, as the control group's log made it.
@@ -239,12 +248,36 @@ impl Control {
     /// Returns the regions whose contributions to a shard are void, and up to which fence (R5).
     /// They stay listed after the region has a new owner: its claim is higher and prevails.
     pub fn voids(&self, shard: ShardId) -> impl Iterator<Item = (&RegionName, Fence)> {
-        self.parts
-            .tenures
-            .iter()
-            .filter_map(move |((region, of), tenure)| {
-                (*of == shard && tenure.void > Fence(0)).then_some((region, tenure.void))
-            })
+        self.parts.regions.keys().filter_map(move |region| {
+            let tenure = self.tenure(region, shard)?;
+            (tenure.void > Fence(0)).then_some((region, tenure.void))
+        })
+    }
+
+    /// Returns whom it concerns that the state was `before` and is this one, among those who work
+    /// with a shard's owners, with its voids, with nodes or with settings.
+    #[must_use]
+    pub fn concern_since(&self, before: &Self) -> Concern {
+        let (old, new) = (&before.parts, &self.parts);
+        if old.nodes != new.nodes
+            || old.regions != new.regions
+            || old.settings != new.settings
+            || old.facts != new.facts
+        {
+            return Concern::Everybody;
+        }
+        let changed = |one: &BTreeMap<(RegionName, ShardId), Tenure>, other: &BTreeMap<_, _>| {
+            let changed = one
+                .iter()
+                .filter(|(of, tenure)| other.get(*of) != Some(*tenure));
+            changed
+                .map(|((_, shard), _)| *shard)
+                .collect::<BTreeSet<_>>()
+        };
+        let mut shards = changed(&new.tenures, &old.tenures);
+        // And what is gone.
+        shards.extend(changed(&old.tenures, &new.tenures));
+        Concern::Shards(shards)
     }
 
     /// Returns what still binds a node to the cluster's data; a drained node has no replicas and no

@@ -8,6 +8,7 @@ mod forwarding;
 mod growth;
 mod killing;
 mod lifecycle;
+mod many_shards;
 mod owners;
 mod reads;
 mod restarts;

@@ -148,14 +148,15 @@ impl Hosting {
         }
         let (mailbox, mail) = mailbox();
         let stats = Arc::default();
-        self.drive(
+        let hosted = Hosted::new(
             Arc::clone(&replica),
             group.clone(),
-            mail,
+            mailbox,
             Arc::clone(&stats),
         );
-        self.shards
-            .insert(shard, Hosted::new(replica, group, mailbox, stats));
+        // Before its driver begins, so that the driver is rung for whatever it did not see then.
+        self.shards.insert(shard, hosted);
+        self.drive(replica, group, mail, stats);
         true
     }
 

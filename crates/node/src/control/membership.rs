@@ -45,7 +45,7 @@ impl Reconciler {
                 .host
                 .groups()
                 .into_iter()
-                .filter(|group| group.leadership().role == Role::Leader);
+                .filter(|group| group.watch().borrow().role == Role::Leader);
             let work: Vec<(GroupId, Group)> = led
                 .filter_map(|group| {
                     let RaftGroupId(number) = group.id();

@@ -132,10 +132,9 @@ impl Driver {
     /// Runs until the mailbox is closed.
     pub(crate) async fn run(mut self) {
         let mut leadership = self.group.watch();
-        let mut control = self.config.control.clone();
         let mut incarnation = self.config.incarnation.clone();
         leadership.mark_changed();
-        control.mark_changed();
+        self.control_changed();
         let mut letters = Vec::new();
         loop {
             let deadline = self.next_deadline();
@@ -148,12 +147,7 @@ impl Driver {
                     let now = leadership.borrow_and_update().clone();
                     self.leadership_changed(now);
                 }
-                changed = control.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    self.control_changed();
-                }
+                () = self.replica.placed.notified() => self.control_changed(),
                 changed = incarnation.changed() => {
                     if changed.is_err() {
                         return;

@@ -36,6 +36,8 @@ pub(crate) struct Replica {
     applied: Mutex<VecDeque<AppliedItem>>,
     /// Rung for the driver after something was applied.
     pub(crate) bell: Notify,
+    /// Rung for the driver after the control state changed in something that concerns the shard.
+    pub(crate) placed: Notify,
     /// When the last entry was applied; with the shard's stamp it bounds the next one (R15).
     last_apply: Mutex<Instant>,
     pub(crate) feed: Mutex<ShardFeed>,
@@ -51,6 +53,7 @@ impl Replica {
             shard: RwLock::new(shard),
             applied: Mutex::default(),
             bell: Notify::new(),
+            placed: Notify::new(),
             last_apply: Mutex::new(Instant::now()),
             feed: Mutex::new(feed),
             wakers,
