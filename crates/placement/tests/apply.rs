@@ -1,11 +1,12 @@
 //! What single commands promise.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use headcount_model::{Era, Fence, Incarnation, NodeId, RegionName, ShardId, Timestamp};
 use headcount_placement::{
-    ClusterId, Control, ControlCommand, ControlParts, FOUNDING_NODE, FOUNDING_REPLICA, GroupId,
-    Outcome, PartsError, Refusal, Settings,
+    ClusterId, Concern, Control, ControlCommand, ControlParts, FOUNDING_NODE, FOUNDING_REPLICA,
+    GroupId, Outcome, PartsError, Refusal, Settings,
 };
 
 use crate::world::{World, addresses, facts, new_node, region};
@@ -195,6 +196,23 @@ fn the_owner_moves_to_the_other_copy_when_its_lease_ends() {
         assert_eq!(world.control.voids(shard).count(), 0);
     }
     assert_eq!(fences(&world, &region("eu")), eu);
+}
+
+#[test]
+fn a_change_concerns_the_shards_whose_owners_change_and_every_shard_if_nodes_do() {
+    let mut world = World::found("us", 3, 2);
+    world.add("eu");
+    let mut before = world.control.clone();
+    assert_eq!(before.concern_since(&before), Concern::Shards([].into()));
+    world.settle();
+    let after = world.control.clone();
+    let all: BTreeSet<ShardId> = after.shards().collect();
+    assert_eq!(after.concern_since(&before), Concern::Shards(all.clone()));
+    // Owners that are gone concern as those that are new do.
+    assert_eq!(before.concern_since(&after), Concern::Shards(all));
+    before = after;
+    world.kill(NodeId(2));
+    assert_eq!(world.control.concern_since(&before), Concern::Everybody);
 }
 
 #[test]

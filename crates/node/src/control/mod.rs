@@ -3,8 +3,8 @@
 //! Every node holds a replica of the control group and reads members, placement, owners and fences
 //! from it. [`ControlHandle`] takes commands to its leader, wherever that is; [`keeper`] is what the
 //! leader does; [`membership`] makes raft groups be what the control group wants; [`hosting`] starts
-//! and stops the replicas of this node; [`concerns`] wakes the drivers of shards; [`standing`] registers this life of the node and keeps its
-//! lease.
+//! and stops the replicas of this node; [`concerns`] wakes the drivers of shards; [`standing`]
+//! registers this life of the node and keeps its lease.
 
 pub(crate) mod concerns;
 mod handle;
