@@ -310,6 +310,7 @@ impl GatewayTask {
         }
         let parcel = Parcel {
             shard,
+            take_on: false,
             body: ParcelBody::Update(update),
         };
         // What is lost here is missed by the gateway's own deadline, which starts a new stream.

@@ -127,7 +127,8 @@ pub enum Founding {
 pub struct Options {
     /// How to come to a cluster.
     pub founding: Founding,
-    /// One-way delay that is emulated on the way to nodes of other regions.
+    /// One-way delay that is emulated on the way to nodes of other regions; see
+    /// [`Node::set_delays`].
     pub delays: BTreeMap<RegionName, Duration>,
 }
 
@@ -312,6 +313,7 @@ pub struct Node {
     booted: watch::Receiver<Option<Booted>>,
     store: Store,
     draining: watch::Sender<bool>,
+    delays: watch::Sender<BTreeMap<RegionName, Duration>>,
     stop: watch::Sender<Option<StopReason>>,
     tasks: Tasks,
 }
@@ -366,6 +368,7 @@ impl Node {
             draining: draining_seen,
             fatal: stop_seen,
         };
+        let (delays, delays_seen) = watch::channel(options.delays);
         let tasks = Tasks::default();
         let (asked, asked_to_found) = watch::channel(false);
         let operator = NodeOperator::new(progress.clone(), booted_seen.clone(), asked);
@@ -386,7 +389,8 @@ impl Node {
             clock,
             store: store.clone(),
             addresses: addresses.clone(),
-            options,
+            founding: options.founding,
+            delays: delays_seen,
             progress: progress.clone(),
             tasks: tasks.clone(),
             asked_to_found,
@@ -415,6 +419,7 @@ impl Node {
             booted: booted_seen,
             store,
             draining,
+            delays,
             stop,
             tasks,
         };
@@ -473,6 +478,12 @@ impl Node {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Changes the one-way delays that are emulated on the way to nodes of other regions. A very
+    /// long one is a way that is cut and that nobody notices to be.
+    pub fn set_delays(&self, delays: BTreeMap<RegionName, Duration>) {
+        self.delays.send_replace(delays);
     }
 
     /// Waits until the node must not go on, and returns why.
@@ -569,7 +580,8 @@ struct Boot {
     clock: Clock,
     store: Store,
     addresses: Addresses,
-    options: Options,
+    founding: Founding,
+    delays: watch::Receiver<BTreeMap<RegionName, Duration>>,
     progress: Progress,
     tasks: Tasks,
     asked_to_found: watch::Receiver<bool>,
@@ -638,7 +650,7 @@ impl Boot {
             &self.config,
             &self.store,
             &self.addresses,
-            self.options.founding,
+            self.founding,
             &mut self.asked_to_found,
         )
         .await?;
@@ -917,8 +929,8 @@ impl Boot {
     /// the join named.
     fn follow_peers(&self, network: &Network, membership: &Membership) {
         let (node, region) = (membership.node, self.config.node.region.clone());
-        let delays = self.options.delays.clone();
-        let delay = move |of: &RegionName| {
+        let mut delays = self.delays.clone();
+        let delay = move |delays: &BTreeMap<RegionName, Duration>, of: &RegionName| {
             if *of == region {
                 Duration::ZERO
             } else {
@@ -929,8 +941,15 @@ impl Boot {
             .members
             .iter()
             .filter(|member| member.node != node);
+        let now = delays.borrow_and_update().clone();
         let first: Vec<_> = first
-            .map(|member| (member.node, member.peer.clone(), delay(&member.region)))
+            .map(|member| {
+                (
+                    member.node,
+                    member.peer.clone(),
+                    delay(&now, &member.region),
+                )
+            })
             .collect();
         let set = |network: &Network, peers| {
             if let Err((peer, reason)) = network.set_peers(peers) {
@@ -940,13 +959,24 @@ impl Boot {
         set(network, first);
         let (network, mut control) = (network.clone(), self.progress.control.clone());
         self.tasks.spawn(async move {
-            while control.changed().await.is_ok() {
+            loop {
+                tokio::select! {
+                    changed = control.changed() => if changed.is_err() { return },
+                    changed = delays.changed() => if changed.is_err() { return },
+                }
+                let now = delays.borrow_and_update().clone();
                 let state = control.borrow_and_update().clone();
                 let others = state.nodes().iter().filter(|(id, other)| {
                     **id != node && other.state != headcount_placement::NodeState::Removed
                 });
                 let peers: Vec<_> = others
-                    .map(|(id, other)| (*id, other.addresses.peer.clone(), delay(&other.region)))
+                    .map(|(id, other)| {
+                        (
+                            *id,
+                            other.addresses.peer.clone(),
+                            delay(&now, &other.region),
+                        )
+                    })
                     .collect();
                 // A state from before the join does not name all that the join named, and without
                 // a way to the leader it would never become newer.

@@ -20,6 +20,9 @@ use crate::shard::{
 pub struct Parcel {
     /// The shard.
     pub shard: ShardId,
+    /// Whether a receiver that does not coordinate the shard takes it on to the coordinator, for
+    /// which it is taken on no further (R18). Only commands are.
+    pub take_on: bool,
     /// What is told.
     pub body: ParcelBody,
 }
@@ -41,6 +44,21 @@ pub enum ParcelBody {
     Ack(GatewayAck),
     /// Owner to the nodes of its region: a transition told ahead of the log.
     Early(OwnerRef, Transition),
+    /// Whoever took an owner's commands on, back to the owner.
+    Logged(LoggedMark),
+}
+
+/// How far a shard's log has come with what an owner told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoggedMark {
+    /// Whose mark it is; its fence is the one claimed.
+    pub owner: OwnerRef,
+    /// Sequence of the last batch applied.
+    pub sequence: u64,
+    /// Number of the last transition consumed.
+    pub number: u64,
+    /// Whether the owner's adoption is over.
+    pub settled: bool,
 }
 
 /// Encodes parcels for one stream; forgets old names when there are too many.
@@ -96,9 +114,16 @@ fn put_parcel(parcel: &Parcel, names: &mut NameWriter) -> proto::Parcel {
             owner: Some(put_owner(owner)),
             transition: Some(put_transition(transition, names)),
         }),
+        ParcelBody::Logged(mark) => Body::Logged(proto::Logged {
+            owner: Some(put_owner(&mark.owner)),
+            sequence: mark.sequence,
+            number: mark.number,
+            settled: mark.settled,
+        }),
     };
     proto::Parcel {
         shard: parcel.shard.0,
+        take_on: parcel.take_on,
         body: Some(body),
     }
 }
@@ -122,9 +147,16 @@ fn take_parcel(parcel: proto::Parcel, names: &NameReader) -> Result<Parcel, Wire
                 take_transition(&transition, names)?,
             )
         }
+        Body::Logged(mark) => ParcelBody::Logged(LoggedMark {
+            owner: take_owner(mark.owner)?,
+            sequence: mark.sequence,
+            number: mark.number,
+            settled: mark.settled,
+        }),
     };
     Ok(Parcel {
         shard: ShardId(parcel.shard),
+        take_on: parcel.take_on,
         body,
     })
 }

@@ -24,7 +24,7 @@ pub use control::{
 };
 pub use error::WireError;
 pub use feed::{put_watch_item, put_watch_request, take_watch_item, take_watch_request};
-pub use gossip::{Parcel, ParcelBody, decode_parcels, encode_parcels};
+pub use gossip::{LoggedMark, Parcel, ParcelBody, decode_parcels, encode_parcels};
 pub use journal::{
     decode_logged, decode_past_event, encode_logged, encode_past_event, put_kinds, take_kinds,
 };

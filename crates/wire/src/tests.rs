@@ -12,8 +12,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::{
-    NameReader, NameWriter, Parcel, ParcelBody, decode_entry, decode_logged, decode_parcels,
-    decode_snapshot, encode_entry, encode_logged, encode_parcels, encode_snapshot,
+    LoggedMark, NameReader, NameWriter, Parcel, ParcelBody, decode_entry, decode_logged,
+    decode_parcels, decode_snapshot, encode_entry, encode_logged, encode_parcels, encode_snapshot,
 };
 
 fn region() -> impl Strategy<Value = RegionName> {
@@ -161,9 +161,18 @@ fn parcel() -> impl Strategy<Value = Parcel> {
             })
         }),
         (owner(), transition()).prop_map(|(owner, told)| ParcelBody::Early(owner, told)),
+        (owner(), any::<([u64; 2], bool)>()).prop_map(|(owner, ([sequence, number], settled))| {
+            ParcelBody::Logged(LoggedMark {
+                owner,
+                sequence,
+                number,
+                settled,
+            })
+        }),
     ];
-    (any::<u32>(), body).prop_map(|(shard, body)| Parcel {
+    (any::<u32>(), any::<bool>(), body).prop_map(|(shard, take_on, body)| Parcel {
         shard: ShardId(shard),
+        take_on,
         body,
     })
 }
@@ -342,6 +351,7 @@ proptest! {
 fn names_are_told_once_and_forgotten_together() {
     let parcel = |name: String| Parcel {
         shard: ShardId(1),
+        take_on: false,
         body: ParcelBody::Early(
             OwnerRef {
                 region: RegionName::new("eu").unwrap(),

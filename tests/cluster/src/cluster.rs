@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use headcount_model::{ChannelKey, shard_of};
+use headcount_model::{ChannelKey, RegionName, shard_of};
 use headcount_node::admin::ClusterStatus;
 use headcount_node::admin::status::{NodeRow, ShardRow};
 use headcount_node::config::{self, Config, RawConfig, Secrets, Sources};
@@ -285,6 +285,20 @@ impl Cluster {
         match self.try_start(node, None).await {
             Ok(()) => panic!("node {node} starts with {why}"),
             Err(error) => error.to_string(),
+        }
+    }
+
+    /// Cuts the way between the regions of two nodes of this process, both ways, as if packets were
+    /// swallowed; with `None` heals what is cut at `node`.
+    pub fn cut(&self, node: usize, from: Option<usize>) {
+        let others = from.map_or_else(|| self.running(), |from| vec![from]);
+        for (here, there) in others.iter().flat_map(|at| [(node, *at), (*at, node)]) {
+            let Life::Here(running) = &self.slots[here].life else {
+                panic!("node {here} does not run in this process");
+            };
+            let region = RegionName::new(self.region(there)).expect("a node has a region");
+            let cut = from.map(|_| (region, Duration::from_secs(3_600)));
+            running.set_delays(cut.into_iter().collect());
         }
     }
 

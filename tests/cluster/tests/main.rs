@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod damage;
+mod detours;
 mod edges;
 mod forwarding;
 mod growth;

@@ -86,13 +86,13 @@ impl Inbound for NodeInbound {
     }
 
     fn parcel(&self, _from: NodeId, parcel: Parcel) {
-        let Parcel { shard, body } = parcel;
-        if let ParcelBody::Ack(ack) = body {
+        let shard = parcel.shard;
+        if let ParcelBody::Ack(ack) = parcel.body {
             // The gateway reports every shard, held here or not.
             self.gateway
                 .input(headcount_gateway::Input::Ack { shard, ack });
         } else if let Some(hosted) = self.shard(shard) {
-            hosted.mailbox.post(Mail::Parcel(body));
+            hosted.mailbox.post(Mail::Parcel(parcel));
         }
     }
 

@@ -4,22 +4,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use headcount_consensus::{Group, Leadership, ProposeError, Role};
-use headcount_coordinator::Shard;
+use headcount_coordinator::{RegionMark, Shard};
 use headcount_feed::{Effect as FeedEffect, Input as FeedInput};
 use headcount_gateway::Input as GatewayInput;
 use headcount_model::{
-    Claim, Command, Event, Fence, GatewayUpdate, Incarnation, Logged, Monotonic, NodeId, OwnerRef,
-    Position, RegionName, Stage, Timestamp,
+    Claim, Command, Event, Fence, GatewayUpdate, Incarnation, Logged, Monotonic, NodeId, Now,
+    OwnerRef, Position, RegionName, Stage, Timestamp,
 };
 use headcount_placement::{Control, GroupId};
 use headcount_rpc::peers::Network;
-use headcount_wire::{Parcel, ParcelBody};
+use headcount_wire::{LoggedMark, Parcel, ParcelBody};
 use tokio::sync::{mpsc, watch};
 
 use super::followers::{Follow, Followers};
 use super::owning::{Duty, Owning, early_event, transition_of};
+use super::paths::{Paths, Way};
 use super::proposer::Proposer;
 use super::replica::{AppliedItem, Replica};
+use super::taken_on::TakenOn;
 use super::told::Told;
 use crate::clock::Clock;
 use crate::gateway::GatewayHandle;
@@ -38,7 +40,7 @@ const MAIL_BATCH: usize = 256;
 #[derive(Debug)]
 pub(crate) enum Mail {
     /// A parcel of another node.
-    Parcel(ParcelBody),
+    Parcel(Parcel),
     /// An update of this node's own gateway.
     Update(GatewayUpdate),
     /// Another node wants to be told what the feed is told.
@@ -99,6 +101,8 @@ pub(crate) struct Driver {
     group: Group,
     mail: mpsc::Receiver<Mail>,
     owning: Option<Owning>,
+    paths: Paths,
+    taken_on: TakenOn,
     told: Told,
     proposer: Proposer,
     followers: Followers,
@@ -121,6 +125,8 @@ impl Driver {
             group,
             mail,
             owning: None,
+            paths: Paths::default(),
+            taken_on: TakenOn::default(),
             told: Told::default(),
             proposer: Proposer::default(),
             followers: Followers::default(),
@@ -185,8 +191,12 @@ impl Driver {
             self.proposer.clear();
         }
         self.tell_coordinator();
-        if let (true, Some(owning)) = (self.leader() != before, &mut self.owning) {
-            owning.path_changed(self.config.clock.now());
+        if self.leader() != before {
+            let now = self.config.clock.now();
+            self.paths.reset(now.monotonic);
+            if let Some(owning) = &mut self.owning {
+                owning.path_changed(now);
+            }
         }
     }
 
@@ -321,29 +331,87 @@ impl Driver {
     fn letter(&mut self, letter: Mail) {
         let now = self.config.clock.now();
         match letter {
-            Mail::Update(update) | Mail::Parcel(ParcelBody::Update(update)) => {
+            Mail::Update(update) => {
                 if let Some(owning) = &mut self.owning {
                     owning.update(now, update);
                 }
             }
             Mail::Follow(follow) => self.begin_following(follow),
-            Mail::Parcel(ParcelBody::Claim(claim)) => self.coordinate(Command::Claim(claim)),
-            Mail::Parcel(ParcelBody::Batch(batch)) => self.coordinate(Command::Batch(batch)),
-            Mail::Parcel(ParcelBody::Settled(owner)) => {
-                self.coordinate(Command::Settled(owner));
+            Mail::Parcel(parcel) => self.parcel(now, parcel),
+        }
+    }
+
+    fn parcel(&mut self, now: Now, parcel: Parcel) {
+        let command = match parcel.body {
+            ParcelBody::Update(update) => {
+                if let Some(owning) = &mut self.owning {
+                    owning.update(now, update);
+                }
+                return;
             }
-            Mail::Parcel(ParcelBody::ExpireRegion(owner)) => {
-                self.coordinate(Command::ExpireRegion(owner));
-            }
-            Mail::Parcel(ParcelBody::Early(owner, transition)) => {
+            ParcelBody::Early(owner, transition) => {
                 if owner.region == self.config.region {
                     let era = self.era();
                     let event = early_event(era, self.replica.id, &owner, &transition);
                     self.tell(event);
                 }
+                return;
             }
+            ParcelBody::Logged(mark) => return self.logged_elsewhere(now, &mark),
             // Given to the gateway where it arrived.
-            Mail::Parcel(ParcelBody::Ack(_)) => {}
+            ParcelBody::Ack(_) => return,
+            ParcelBody::Claim(claim) => Command::Claim(claim),
+            ParcelBody::Batch(batch) => Command::Batch(batch),
+            ParcelBody::Settled(owner) => Command::Settled(owner),
+            ParcelBody::ExpireRegion(owner) => Command::ExpireRegion(owner),
+        };
+        if self.leads() {
+            self.proposer.push(command);
+        } else if parcel.take_on {
+            self.take_on(now, command);
+        }
+        // Else its owner tries again elsewhere.
+    }
+
+    /// Takes an owner's command on to the coordinator (R18).
+    fn take_on(&mut self, now: Now, command: Command) {
+        let Some(leader) = self.leader() else { return };
+        let Some((owner, body)) = told(command) else {
+            return;
+        };
+        self.taken_on.note(now.monotonic, owner);
+        self.send(leader, body);
+    }
+
+    /// Tells owners whose commands are taken on what the log has of them.
+    fn tell_owners(&mut self, now: Monotonic) {
+        let replica = Arc::clone(&self.replica);
+        let news = self
+            .taken_on
+            .news(now, |region| replica.read().mark(region));
+        for mark in news {
+            let control = self.config.control.borrow().clone();
+            let owner = control.owner(&mark.owner.region, self.replica.id);
+            if let Some(owner) = owner.filter(|owner| owner.fence == mark.owner.fence) {
+                self.send(owner.node, ParcelBody::Logged(mark));
+            }
+        }
+    }
+
+    /// Takes note of what another replica's log has of this owner: what is committed there is
+    /// committed. Only its claim must have been applied here, where its base comes from.
+    fn logged_elsewhere(&mut self, now: Now, mark: &LoggedMark) {
+        let OwnerRef { region, fence } = &mark.owner;
+        let claimed = self.replica.read().mark(&self.config.region).fence == *fence;
+        if let (true, Some(owning)) = (claimed && *region == self.config.region, &mut self.owning) {
+            let mark = RegionMark {
+                fence: *fence,
+                sequence: mark.sequence,
+                number: mark.number,
+                ended: false,
+                settled: mark.settled,
+            };
+            owning.applied(now, mark);
         }
     }
 
@@ -363,13 +431,6 @@ impl Driver {
             .borrow()
             .facts()
             .map_or_else(Default::default, |facts| facts.era)
-    }
-
-    /// Takes a command towards the log, if this node leads; else its owner tries elsewhere.
-    fn coordinate(&mut self, command: Command) {
-        if self.leads() {
-            self.proposer.push(command);
-        }
     }
 
     /// Tells an event of the local region ahead of the log.
@@ -396,7 +457,11 @@ impl Driver {
         let now = self.config.clock.now();
         let mut duties = Vec::new();
         if let Some(owning) = &mut self.owning {
-            owning.pump(now, &mut duties);
+            let again = owning.pump(now, &mut duties);
+            if again {
+                let patience = self.config.gossip.resend_after;
+                self.paths.unacknowledged(now.monotonic, patience);
+            }
         }
         for duty in duties {
             self.duty(duty);
@@ -404,6 +469,7 @@ impl Driver {
         if self.leads() {
             self.lead();
         }
+        self.tell_owners(now.monotonic);
         let stats = DriverStats {
             owns: self.owning.is_some(),
             leads: self.leads(),
@@ -452,29 +518,36 @@ impl Driver {
             self.proposer.push(command);
             return;
         }
-        let Some(leader) = self.leader() else { return };
-        let body = match command {
-            Command::Claim(claim) => ParcelBody::Claim(claim),
-            Command::Batch(batch) => ParcelBody::Batch(batch),
-            Command::Settled(owner) => ParcelBody::Settled(owner),
-            Command::ExpireRegion(owner) => ParcelBody::ExpireRegion(owner),
-            Command::Configure(_) | Command::Tick => return,
+        let Some((_, body)) = told(command) else {
+            return;
         };
-        self.send(leader, body);
+        let control = self.config.control.borrow().clone();
+        let group = control.group(GroupId::Shard(self.replica.id)).into_iter();
+        let replicas = group.flat_map(|group| group.replicas.values());
+        let others = replicas.map(|replica| replica.node);
+        let others = others.filter(|other| *other != self.config.node);
+        let now = self.config.clock.monotonic();
+        match self.paths.choose(now, self.leader(), others) {
+            Some(Way::Straight(leader)) => self.send(leader, body),
+            Some(Way::Through(other)) => self.send_parcel(other, true, body),
+            None => {}
+        }
     }
 
     fn send(&self, to: NodeId, body: ParcelBody) {
+        self.send_parcel(to, false, body);
+    }
+
+    fn send_parcel(&self, to: NodeId, take_on: bool, body: ParcelBody) {
+        let shard = self.replica.id;
+        let parcel = Parcel {
+            shard,
+            take_on,
+            body,
+        };
         // Lost parcels are sent again by whoever needs them to arrive.
-        let sent = self.config.network.tell(
-            to,
-            Parcel {
-                shard: self.replica.id,
-                body,
-            },
-        );
-        if let Err(error) = sent {
-            let shard = self.replica.id.0;
-            tracing::trace!(target: "gossip", shard, %to, %error, "a parcel was not sent");
+        if let Err(error) = self.config.network.tell(to, parcel) {
+            tracing::trace!(target: "gossip", shard = shard.0, %to, %error, "a parcel was not sent");
         }
     }
 
@@ -531,6 +604,17 @@ impl Driver {
         let wait = Duration::from_millis(due.0.saturating_sub(stamp.0));
         self.config.clock.monotonic().after(wait)
     }
+}
+
+/// Returns a command as one node tells it to another, and whose it is; only owners' are told.
+fn told(command: Command) -> Option<(OwnerRef, ParcelBody)> {
+    Some(match command {
+        Command::Claim(claim) => (claim.owner.clone(), ParcelBody::Claim(claim)),
+        Command::Batch(batch) => (batch.owner.clone(), ParcelBody::Batch(batch)),
+        Command::Settled(owner) => (owner.clone(), ParcelBody::Settled(owner)),
+        Command::ExpireRegion(owner) => (owner.clone(), ParcelBody::ExpireRegion(owner)),
+        Command::Configure(_) | Command::Tick => return None,
+    })
 }
 
 async fn sleep_until(clock: &Clock, deadline: Option<Monotonic>) {

@@ -8,8 +8,10 @@ mod driver;
 mod followers;
 mod machine;
 mod owning;
+mod paths;
 mod proposer;
 mod replica;
+mod taken_on;
 mod told;
 
 pub(crate) use driver::{

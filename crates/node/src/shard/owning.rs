@@ -118,8 +118,9 @@ impl Owning {
         deadlines.into_iter().flatten().min()
     }
 
-    /// Lets deadlines act and carries everything that was decided one stage on.
-    pub(super) fn pump(&mut self, now: Now, duties: &mut Vec<Duty>) {
+    /// Lets deadlines act and carries everything that was decided one stage on. Returns whether
+    /// something is sent again.
+    pub(super) fn pump(&mut self, now: Now, duties: &mut Vec<Duty>) -> bool {
         if self
             .owner
             .next_deadline()
@@ -183,7 +184,9 @@ impl Owning {
             };
             duties.push(Duty::Propose(command));
         }
+        let before = self.counted.resent;
         self.count();
+        self.counted.resent > before
     }
 
     /// Tells metrics what the outbox has counted since the last time.
