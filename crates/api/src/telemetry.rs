@@ -29,6 +29,7 @@ metric! {
     Gauge realtime_connections: "Realtime connections, with those that wait to be resumed";
     Counter realtime_drops_total: "Times that a realtime connection lost its websocket";
     Counter realtime_resumes_total: "Times that a realtime connection was resumed";
+    Counter realtime_rolled_up_total: "Occupancy events that newer ones took the place of, for clients that are slow";
     Counter realtime_deliveries_total: "Messages, presence changes and events sent to realtime clients";
 }
 

@@ -73,6 +73,8 @@ pub(crate) struct World {
     revoked: watch::Sender<u64>,
     /// What was revoked over HTTP.
     pub(crate) revokings: Mutex<Vec<Revoking>>,
+    /// Whether a fresh watch says first where it begins, as nodes' do.
+    pub(crate) greets: Mutex<bool>,
     /// What realtime clients are attached to, and their members.
     pub(crate) books: Mutex<Books>,
     /// What the relay was given for owners.
@@ -169,6 +171,7 @@ impl World {
             revocations: Mutex::new(Revocations::new(10)),
             revoked: watch::channel(0).0,
             revokings: Mutex::default(),
+            greets: Mutex::default(),
             books: Mutex::default(),
             relayed: Mutex::default(),
             randoms: Mutex::default(),
@@ -314,6 +317,7 @@ impl Directory for World {
     ) -> BoxFuture<'_, Result<BoxStream<'static, WatchItem>, WatchError>> {
         self.filters.lock().unwrap().push(filter);
         let receiver = self.items.subscribe();
+        let greets = cursor.is_none() && *self.greets.lock().unwrap();
         let start = match cursor {
             None => Ok(receiver.borrow().len()),
             Some(token) => token
@@ -322,11 +326,13 @@ impl Directory for World {
                 .ok_or(WatchError::Cursor(CursorError::Damaged)),
         };
         let started = start.map(|start| {
-            stream::unfold((receiver, start), |(mut receiver, at)| async move {
+            let cursor = format!("c{start}");
+            let greeting = greets.then_some(WatchItem::Position { cursor });
+            let items = stream::unfold((receiver, start), |(mut receiver, at)| async move {
                 let item = receiver.wait_for(|items| items.len() > at).await.ok()?[at].clone();
                 Some((item, (receiver, at + 1)))
-            })
-            .boxed()
+            });
+            stream::iter(greeting).chain(items).boxed()
         });
         std::future::ready(started).boxed()
     }
@@ -462,7 +468,6 @@ impl Entropy for World {
 pub(crate) struct Node {
     pub(crate) world: Arc<World>,
     pub(crate) address: SocketAddr,
-    pub(crate) realtime: Realtime,
     shutdown: Option<oneshot::Sender<()>>,
     served: JoinHandle<()>,
 }
@@ -504,12 +509,11 @@ impl Node {
             shards: 4,
         };
         let realtime = Realtime::new(realtime, ports.clone(), identity);
-        let served = headcount_api::serve(config, realtime.clone(), listener, ports, stopped);
+        let served = headcount_api::serve(config, realtime, listener, ports, stopped);
         let served = tokio::spawn(served);
         Self {
             world,
             address,
-            realtime,
             shutdown: Some(shutdown),
             served,
         }

@@ -496,6 +496,7 @@ async fn occupancy_begins_with_the_asker_and_follows_the_log() {
 #[tokio::test]
 async fn lifecycle_events_are_told_and_go_on_from_a_serial() {
     let node = Node::start().await;
+    *node.world.greets.lock().unwrap() = true;
     let (mut client, _) = Client::connect(&node, "key=dev.meta:meta-secret").await;
     let channel = "[meta]channel.lifecycle";
     client
@@ -543,6 +544,49 @@ async fn lifecycle_events_are_told_and_go_on_from_a_serial() {
     assert_eq!(flags(&rewound) & HAS_BACKLOG, HAS_BACKLOG);
     let told = client.expect(MESSAGE).await;
     assert_eq!(told["messages"][0]["id"], third["messages"][0]["id"]);
+}
+
+#[tokio::test]
+async fn those_who_keep_up_share_a_watch_and_come_back_to_it() {
+    let node = Node::start().await;
+    *node.world.greets.lock().unwrap() = true;
+    let channel = "[meta]channel.lifecycle";
+    let mut clients = Vec::new();
+    for format in ["json", "msgpack"] {
+        let query = format!("key=dev.meta:meta-secret&format={format}");
+        let (mut client, _) = Client::connect(&node, &query).await;
+        let attached = client.attach(channel, json!({})).await;
+        assert_eq!(attached["channelSerial"], "c0");
+        clients.push(client);
+    }
+    let watches = || node.world.filters.lock().unwrap().len();
+    assert_eq!(watches(), 1);
+    node.world.tell_opened(&["a", "bb"]);
+    for client in &mut clients {
+        let first = client.expect(MESSAGE).await;
+        let second = client.expect(MESSAGE).await;
+        assert_eq!(
+            (first.get("channelSerial"), &second["channelSerial"]),
+            (None, &json!("c1"))
+        );
+    }
+    // One leaves and misses something; it is told that when it is back, and nothing else.
+    clients.pop().unwrap().cut();
+    node.world.tell_opened(&["ccc"]);
+    let third = clients[0].expect(MESSAGE).await;
+    let (mut back, _) = Client::connect(&node, "key=dev.meta:meta-secret").await;
+    let attached = back.attach(channel, json!({ "channelSerial": "c1" })).await;
+    assert_eq!(flags(&attached), 1 << 18 | RESUMED);
+    assert_eq!(back.expect(MESSAGE).await["messages"], third["messages"]);
+    assert_eq!(watches(), 1);
+    // Where events are missing, everybody begins anew from where it was.
+    node.world.tell(|cursor| headcount_model::WatchItem::Gap {
+        shard: headcount_model::ShardId(0),
+        region: None,
+        from: headcount_model::Position::START,
+        cursor,
+    });
+    assert_eq!(back.expect(DETACHED).await["error"]["code"], 80020);
 }
 
 #[tokio::test]

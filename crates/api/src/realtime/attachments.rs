@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures::StreamExt as _;
 use futures::future::AbortHandle;
 use futures::stream::{BoxStream, SelectAll, abortable};
-use futures::{StreamExt as _, stream};
 use headcount_model::{ChannelName, WatchItem};
 use headcount_realtime::{AttachParams, ChannelModes, PresenceMessage};
 
+use super::app_watch::AppWatch;
 use super::hub::Place;
 use super::mailbox::AttachmentId;
 
@@ -46,7 +47,9 @@ pub(crate) enum Kind {
     Counted(ChannelName),
     /// A metachannel that the relay carries.
     Relayed,
-    /// The lifecycle events, told by a watch; none while it is paused.
+    /// The lifecycle events, as all clients share them.
+    Shared(Arc<AppWatch>),
+    /// The lifecycle events, told by a watch of its own; none while it is paused.
     Lifecycle(Option<AbortHandle>),
 }
 
@@ -97,12 +100,6 @@ impl Attachments {
         self.by_channel.iter().map(|(name, held)| (name, &**held))
     }
 
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&Arc<str>, &mut Attachment)> {
-        self.by_channel
-            .iter_mut()
-            .map(|(name, held)| (name, &mut **held))
-    }
-
     /// Tells the client nothing until it attaches again; ends all watches, which go on from their
     /// serials.
     pub(crate) fn pause(&mut self) {
@@ -121,19 +118,20 @@ impl Attachments {
     pub(crate) fn follow(
         &mut self,
         id: AttachmentId,
-        first: Option<WatchItem>,
         watch: BoxStream<'static, WatchItem>,
     ) -> AbortHandle {
-        let (watch, handle) = abortable(stream::iter(first).chain(watch));
+        let (watch, handle) = abortable(watch);
         self.watches.push(watch.map(move |item| (id, item)).boxed());
         handle
     }
 }
 
 impl Attachment {
-    fn stop_watch(&self) {
-        if let Kind::Lifecycle(Some(watch)) = &self.kind {
-            watch.abort();
+    pub(crate) fn stop_watch(&self) {
+        match &self.kind {
+            Kind::Lifecycle(Some(watch)) => watch.abort(),
+            Kind::Shared(watch) => watch.unsubscribe(self.id),
+            Kind::Lifecycle(None) | Kind::Counted(_) | Kind::Relayed => {}
         }
     }
 }

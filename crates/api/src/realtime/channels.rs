@@ -175,14 +175,14 @@ impl Connection {
                 let own = modes.counted().occupancy();
                 let id = attached.id;
                 self.realtime.hub.follow(&place, id, &self.mailbox, param);
-                let follows = &self.realtime.occupancy;
-                follows.follow(&self.realtime, &self.app).await;
+                let watches = &self.realtime.watches;
+                watches.follow(&self.realtime, &self.app).await;
                 let known = occupancy::at_attach(&self.realtime, &self.app, name, before, own);
                 let known = known.await;
                 self.realtime.hub.followed_from(&place, id, known);
                 Some((param, known))
             }
-            (Kind::Counted(_) | Kind::Relayed | Kind::Lifecycle(_), _) => None,
+            (Kind::Counted(_) | Kind::Relayed | Kind::Shared(_) | Kind::Lifecycle(_), _) => None,
         };
         let shows_members = modes.contains(ChannelModes::PRESENCE_SUBSCRIBE);
         let members = if shows_members {
@@ -261,15 +261,13 @@ impl Connection {
         let Some((channel, attachment)) = self.attachments.live(delivery.attachment) else {
             return Ok(());
         };
-        let serial = delivery
-            .serial
-            .map(|serial| self.realtime.hub.serial(serial));
+        let serial = delivery.serial.as_deref();
         telemetry::realtime_deliveries_total.count(1);
         transport
-            .feed_broadcast(&delivery.broadcast, channel, serial.as_deref())
+            .feed_broadcast(&delivery.broadcast, channel, serial)
             .await?;
-        if serial.is_some() {
-            attachment.serial = serial;
+        if let Some(serial) = serial {
+            attachment.serial = Some(serial.to_owned());
         }
         Ok(())
     }
@@ -379,6 +377,7 @@ impl Connection {
     pub(super) fn detach_all(&mut self) {
         self.members_leave();
         for (_, attachment) in self.attachments.iter() {
+            attachment.stop_watch();
             self.realtime.hub.detach(&attachment.place, attachment.id);
         }
     }

@@ -20,7 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Core;
 use super::attachments::Attachments;
-use super::mailbox::{Mailbox, Order};
+use super::mailbox::Mailbox;
 use super::rates::Bucket;
 use super::registry::Names;
 use super::transport::{Broken, Incoming, Transport};
@@ -171,11 +171,9 @@ impl Connection {
     /// Ends everything that the connection had. Resumes that come too late find nothing.
     async fn leave(mut self, reason: &'static str) {
         self.realtime.registry.remove(&self.names.id);
-        for order in self.mailbox.close() {
-            if let Order::Resume(late) = order {
-                let error = ProtocolError::new(80008, 400, "the connection has just ended");
-                late.end(&ServerFrame::Disconnected { error }).await;
-            }
+        for late in self.mailbox.close() {
+            let error = ProtocolError::new(80008, 400, "the connection has just ended");
+            late.end(&ServerFrame::Disconnected { error }).await;
         }
         self.detach_all();
         let (app, id) = (self.app.clone(), self.id.clone());
@@ -196,14 +194,9 @@ impl Connection {
             let mailbox = Arc::clone(&self.mailbox);
             tokio::select! {
                 () = mailbox.news() => {
-                    for order in self.mailbox.take().orders {
-                        match order {
-                            Order::Resume(transport) => {
-                                if let Some(transport) = self.take_up(transport).await {
-                                    return Some(transport);
-                                }
-                            }
-                            Order::End(_) => return None,
+                    for transport in self.mailbox.take().resumes {
+                        if let Some(transport) = self.take_up(transport).await {
+                            return Some(transport);
                         }
                     }
                 }
@@ -508,22 +501,11 @@ impl Connection {
     /// Sends what others left.
     async fn mail(&mut self, transport: &mut Transport) -> Result<Option<End>, Broken> {
         let mail = self.mailbox.take();
-        for order in mail.orders {
-            match order {
-                Order::Resume(next) => {
-                    // The client came back before its old transport was found to be gone.
-                    if let Some(next) = self.take_up(next).await {
-                        self.attachments.pause();
-                        return Ok(Some(End::Replaced(next)));
-                    }
-                }
-                Order::End(error) => {
-                    let frame = ServerFrame::Error {
-                        channel: None,
-                        error,
-                    };
-                    return Ok(Some(End::Over(frame)));
-                }
+        for next in mail.resumes {
+            // The client came back before its old transport was found to be gone.
+            if let Some(next) = self.take_up(next).await {
+                self.attachments.pause();
+                return Ok(Some(End::Replaced(next)));
             }
         }
         for delivery in mail.deliveries {

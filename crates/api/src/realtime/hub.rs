@@ -367,7 +367,8 @@ impl Hub {
         self.forget(channel, now);
         channel.settle();
         let mode = ChannelModes::SUBSCRIBE;
-        channel.tell(&self.config, mode, from, Some(serial), broadcast);
+        let told = self.serial(serial).into();
+        channel.tell(&self.config, mode, from, Some(told), broadcast);
         serial
     }
 
@@ -729,7 +730,7 @@ impl Channel {
         config: &RealtimeConfig,
         mode: ChannelModes,
         from: Option<&str>,
-        serial: Option<u64>,
+        serial: Option<Arc<str>>,
         broadcast: &Arc<Broadcast>,
     ) {
         let capacity = config.capacity();
@@ -741,7 +742,8 @@ impl Channel {
             let delivery = Delivery {
                 attachment: *id,
                 broadcast: Arc::clone(broadcast),
-                serial,
+                serial: serial.clone(),
+                rolls_up: None,
             };
             subscriber.mailbox.deliver(delivery, capacity)
         });

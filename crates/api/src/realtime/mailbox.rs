@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use headcount_model::Occupancy;
-use headcount_realtime::{Broadcast, ProtocolError};
+use headcount_realtime::Broadcast;
 use tokio::sync::Notify;
 
 use super::transport::Transport;
@@ -21,21 +21,14 @@ pub(crate) struct Delivery {
     pub(crate) attachment: AttachmentId,
     /// Encoded once for all subscribers.
     pub(crate) broadcast: Arc<Broadcast>,
-    /// Its place among the channel's messages; `None` for presence, which is not resumed by it.
-    pub(crate) serial: Option<u64>,
+    /// Its place among the channel's messages, as clients see it; `None` if none is told with it.
+    pub(crate) serial: Option<Arc<str>>,
+    /// Where too much waits already, it takes the place of what waits under the same text.
+    pub(crate) rolls_up: Option<Arc<str>>,
 }
 
-/// Orders that may wait: a client that comes back more often at once is a new one.
-const ORDERS_MAX: usize = 4;
-
-/// Something that is to be done by the connection's task.
-#[derive(Debug)]
-pub(crate) enum Order {
-    /// Go on over another transport.
-    Resume(Box<Transport>),
-    /// Tell the client and end.
-    End(ProtocolError),
-}
+/// Transports that may wait: a client that comes back more often at once is a new one.
+const RESUMES_MAX: usize = 4;
 
 /// Letters of one connection, left by channels, by other transports and by operators. Written by
 /// anybody, emptied by the connection's task.
@@ -55,11 +48,30 @@ pub(crate) struct Mail {
     pub(crate) occupancy: Vec<(AttachmentId, Occupancy)>,
     /// Attachments for which there was no room.
     pub(crate) lagging: Vec<AttachmentId>,
-    pub(crate) orders: Vec<Order>,
+    /// Over which the client wants to go on.
+    pub(crate) resumes: Vec<Box<Transport>>,
     /// Whether deliveries are dropped, since no transport could carry them; channels remember them.
     paused: bool,
     /// Whether the task has ended.
     closed: bool,
+}
+
+impl Mail {
+    /// Drops what a delivery takes the place of.
+    fn roll_up(&mut self, newer: &Delivery) {
+        let Some(text) = &newer.rolls_up else {
+            return;
+        };
+        let same = |older: &Delivery| {
+            older.attachment == newer.attachment && older.rolls_up.as_ref() == Some(text)
+        };
+        if let Some(at) = self.deliveries.iter().position(same)
+            && let Some(older) = self.deliveries.remove(at)
+        {
+            self.bytes -= older.broadcast.size();
+            telemetry::realtime_rolled_up_total.count(1);
+        }
+    }
 }
 
 /// How much may wait for a connection.
@@ -77,6 +89,9 @@ impl Mailbox {
             return true;
         }
         let bytes = delivery.broadcast.size();
+        if mail.deliveries.len() > capacity.deliveries / 2 {
+            mail.roll_up(&delivery);
+        }
         if mail.deliveries.len() >= capacity.deliveries || mail.bytes + bytes > capacity.bytes {
             telemetry::rejected("subscriber_too_slow");
             mail.lagging.push(delivery.attachment);
@@ -89,6 +104,16 @@ impl Mailbox {
         drop(mail);
         self.news.notify_one();
         true
+    }
+
+    /// Tells that an attachment misses something, and has to begin anew.
+    pub(crate) fn lag(&self, attachment: AttachmentId) {
+        let mut mail = self.mail();
+        if !mail.paused && !mail.closed {
+            mail.lagging.push(attachment);
+        }
+        drop(mail);
+        self.news.notify_one();
     }
 
     /// Leaves the newest counts, in the place of older ones that were not sent yet.
@@ -105,13 +130,13 @@ impl Mailbox {
         self.news.notify_one();
     }
 
-    /// Gives an order; gives it back if the connection has ended, or has too many.
-    pub(crate) fn order(&self, order: Order) -> Result<(), Order> {
+    /// Brings a transport to go on with; gives it back if the connection has ended, or has too many.
+    pub(crate) fn resume(&self, transport: Box<Transport>) -> Result<(), Box<Transport>> {
         let mut mail = self.mail();
-        if mail.closed || mail.orders.len() >= ORDERS_MAX {
-            return Err(order);
+        if mail.closed || mail.resumes.len() >= RESUMES_MAX {
+            return Err(transport);
         }
-        mail.orders.push(order);
+        mail.resumes.push(transport);
         drop(mail);
         self.news.notify_one();
         Ok(())
@@ -143,15 +168,14 @@ impl Mailbox {
         }
     }
 
-    /// Takes nothing any more, and returns what was ordered too late.
-    pub(crate) fn close(&self) -> Vec<Order> {
+    /// Takes nothing any more, and returns the transports that came too late.
+    pub(crate) fn close(&self) -> Vec<Box<Transport>> {
         let mut mail = self.mail();
-        *mail = Mail {
+        let closed = Mail {
             closed: true,
-            orders: std::mem::take(&mut mail.orders),
             ..Mail::default()
         };
-        std::mem::take(&mut mail.orders)
+        std::mem::replace(&mut *mail, closed).resumes
     }
 
     fn mail(&self) -> MutexGuard<'_, Mail> {

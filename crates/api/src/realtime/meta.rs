@@ -1,11 +1,10 @@
-//! Attachments to `[meta]channel.lifecycle`: each has a watch of its own, so that it can go on from
-//! any of its serials, on any node of any region.
+//! Attachments to `[meta]channel.lifecycle`. They share the app's watch while they keep up with it;
+//! one that comes with an older serial, or another node's, has a watch of its own, which goes on from
+//! there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use headcount_model::{Timestamp, WatchEnd, WatchError, WatchFilter, WatchItem};
 use headcount_realtime::{AttachParams, Broadcast, ProtocolError, Rewind, ServerFrame, flags};
@@ -19,8 +18,8 @@ use super::transport::{Broken, Transport};
 use crate::ports::HistoryQuery;
 use crate::telemetry;
 
-/// How long a fresh watch is waited for to say where it begins.
-const GREETING: Duration = Duration::from_secs(1);
+/// How an attachment begins: of which kind it is, where, and what it has missed.
+type Begun = (Kind, Option<String>, Vec<(Option<String>, Arc<Broadcast>)>);
 
 impl Connection {
     /// Attaches to the lifecycle events, after a serial if there is one.
@@ -45,45 +44,51 @@ impl Connection {
                 error: None,
             }));
         }
-        let (watch, lost) = match self.watch(serial).await {
-            Ok(watch) => (watch, None),
-            Err(WatchError::Cursor(_) | WatchError::UnknownShard { .. }) if serial.is_some() => {
-                let message = "the serial is not known here: events may have been missed";
-                let lost = ProtocolError::new(80023, 400, message);
-                (self.watch(None).await.map_err(unwatchable)?, Some(lost))
-            }
-            Err(error) => return Err(unwatchable(error)),
+        if let Some(former) = self.attachments.get(channel) {
+            former.stop_watch();
+        }
+        let id = AttachmentId(self.realtime.hub.next());
+        let mut begun = self.share(id, serial).await;
+        let mut lost = None;
+        if begun.is_none() && serial.is_some() {
+            begun = match self.own(id, serial).await {
+                Ok(own) => Some(own),
+                Err(WatchError::Cursor(_) | WatchError::UnknownShard { .. }) => {
+                    let message = "the serial is not known here: events may have been missed";
+                    lost = Some(ProtocolError::new(80023, 400, message));
+                    self.share(id, None).await
+                }
+                Err(error) => return Err(unwatchable(error)),
+            };
+        }
+        let Some((kind, serial_now, missed)) = begun else {
+            let message = "lifecycle events cannot be watched now";
+            return Err(ProtocolError::new(50003, 503, message));
         };
         let resumed = serial.is_some() && lost.is_none();
-        let (watch, first, serial) = match serial.filter(|_| resumed) {
-            Some(serial) => (watch, None, Some(serial.to_owned())),
-            None => greeted(watch).await,
-        };
         let backlog = match params.rewind.filter(|_| !resumed) {
             Some(rewind) => self.rewound(rewind).await?,
-            None => Vec::new(),
+            None => missed,
         };
         let told = [
             (resumed, flags::RESUMED),
-            (!backlog.is_empty(), flags::HAS_BACKLOG),
+            (!resumed && !backlog.is_empty(), flags::HAS_BACKLOG),
         ];
         let told = told.iter().filter(|(is, _)| *is).map(|(_, flag)| flag);
         let bits = told.fold(modes.flags(), |bits, flag| bits | flag);
-        let id = AttachmentId(self.realtime.hub.next());
-        let watch = self.attachments.follow(id, first, watch);
         let attachment = Attachment {
             id,
             place,
-            kind: Kind::Lifecycle(Some(watch)),
+            kind,
             params,
             modes,
             members: BTreeMap::new(),
             paused: false,
-            serial: serial.clone(),
+            serial: serial_now.clone(),
         };
         let frame = ServerFrame::Attached {
             channel: channel.to_owned(),
-            channel_serial: serial,
+            channel_serial: serial_now,
             flags: bits,
             params: attachment.params.echo.clone(),
             error: lost,
@@ -95,6 +100,33 @@ impl Connection {
             members: Vec::new(),
             occupancy: None,
         })
+    }
+
+    /// Shares the app's watch, after a serial if there is one that it remembers.
+    async fn share(&mut self, id: AttachmentId, after: Option<&str>) -> Option<Begun> {
+        let realtime = Arc::clone(&self.realtime);
+        let subscriber = (id, &self.mailbox);
+        let subscribed = realtime
+            .watches
+            .subscribe(&realtime, &self.app, subscriber, after);
+        let subscribed = subscribed.await?;
+        let serial = match after {
+            Some(after) => Some(after.to_owned()),
+            None => subscribed.serial.as_deref().map(str::to_owned),
+        };
+        let backlog = subscribed.backlog.into_iter();
+        let backlog = backlog
+            .map(|(serial, broadcast)| (serial.as_deref().map(str::to_owned), broadcast))
+            .collect();
+        Some((Kind::Shared(subscribed.watch), serial, backlog))
+    }
+
+    /// Starts a watch of its own after a serial.
+    async fn own(&mut self, id: AttachmentId, after: Option<&str>) -> Result<Begun, WatchError> {
+        let watch = self.watch(after).await?;
+        let watch = self.attachments.follow(id, watch);
+        let serial = after.map(str::to_owned);
+        Ok((Kind::Lifecycle(Some(watch)), serial, Vec::new()))
     }
 
     /// Starts a watch of the app's lifecycle events.
@@ -213,7 +245,7 @@ impl Connection {
             && let Ok(watch) = self.watch(Some(&cursor)).await
             && let Some(id) = self.attachments.get(&channel).map(|held| held.id)
         {
-            let watch = self.attachments.follow(id, None, watch);
+            let watch = self.attachments.follow(id, watch);
             if let Some(attachment) = self.attachments.get_mut(&channel) {
                 attachment.kind = Kind::Lifecycle(Some(watch));
             }
@@ -236,21 +268,6 @@ impl Connection {
         transport
             .send(&ServerFrame::Detached { channel, error })
             .await
-    }
-}
-
-/// Waits for a fresh watch to say where it begins; what it says first may be events already.
-async fn greeted(
-    mut watch: BoxStream<'static, WatchItem>,
-) -> (
-    BoxStream<'static, WatchItem>,
-    Option<WatchItem>,
-    Option<String>,
-) {
-    match tokio::time::timeout(GREETING, watch.next()).await {
-        Ok(Some(WatchItem::Position { cursor })) => (watch, None, Some(cursor)),
-        Ok(first) => (watch, first, None),
-        Err(_) => (watch, None, None),
     }
 }
 

@@ -14,6 +14,7 @@
 //! waits for any of them. A client that cannot keep up loses the channel with a place to go on
 //! from, and nobody else notices.
 
+mod app_watch;
 mod attachments;
 mod changes;
 mod channels;
@@ -52,6 +53,7 @@ pub(crate) use lifecycle::{LIFECYCLE, message as lifecycle_message};
 pub use rates::Rate;
 pub(crate) use upgrade::upgrade;
 
+use self::app_watch::AppWatches;
 use self::hub::{Hub, Place};
 use self::lifecycle::Encodings;
 use self::rates::Bucket;
@@ -131,7 +133,7 @@ pub(crate) struct Core {
     ports: Ports,
     hub: Hub,
     registry: Registry,
-    occupancy: occupancy::Follows,
+    watches: AppWatches,
     encodings: Encodings,
     connects: Mutex<Bucket>,
     /// Everything that serves a client.
@@ -155,7 +157,7 @@ impl Core {
         Self {
             hub: Hub::new(Arc::clone(&config), ports.clone(), &node, boot),
             registry: Registry::default(),
-            occupancy: occupancy::Follows::default(),
+            watches: AppWatches::default(),
             encodings: Encodings::default(),
             connects: Mutex::new(Bucket::full(Instant::now())),
             tasks: TaskTracker::new(),

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use headcount_model::AppId;
 use subtle::ConstantTimeEq as _;
 
-use super::mailbox::{Mailbox, Order};
+use super::mailbox::Mailbox;
 use crate::ports::Entropy;
 
 /// All connections of this node, those without a transport included.
@@ -110,14 +110,6 @@ impl Registry {
             return Err(Unresumable::Unknown);
         }
         Ok(Arc::clone(&entry.mailbox))
-    }
-
-    /// Gives every connection an order.
-    pub(crate) fn order_all(&self, order: impl Fn() -> Order) {
-        let inner = self.inner();
-        for entry in inner.connections.values() {
-            drop(entry.mailbox.order(order()));
-        }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

@@ -11,7 +11,6 @@ use headcount_realtime::{ConnectQuery, Format, ProtocolError, ServerFrame};
 
 use super::Core;
 use super::connection::Connection;
-use super::mailbox::Order;
 use super::registry::Unresumable;
 use super::transport::{Carrier, Transport};
 use super::web_socket::Socket;
@@ -87,13 +86,12 @@ pub(super) async fn enter(realtime: &Arc<Core>, mut transport: Transport) {
     let key = query.resume.as_ref().or(query.recover.as_ref()).cloned();
     if let Some(key) = key {
         match realtime.registry.find(&app, &key) {
-            Ok(mailbox) => match mailbox.order(Order::Resume(Box::new(transport))) {
+            Ok(mailbox) => match mailbox.resume(Box::new(transport)) {
                 Ok(()) => return,
-                Err(Order::Resume(back)) => {
+                Err(back) => {
                     transport = *back;
                     error = Some(unresumable(Unresumable::Unknown));
                 }
-                Err(Order::End(_)) => return,
             },
             Err(why) => error = Some(unresumable(why)),
         }
