@@ -24,7 +24,7 @@ pub(crate) const ROOMS: &str = "/chat/v4/rooms/";
 /// A room's counts, as far as the chat client wants them.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct RoomOccupancy {
+struct Counts {
     connections: u32,
     presence_members: u32,
 }
@@ -52,7 +52,7 @@ pub(crate) async fn occupancy(
     let read = shared.ports.directory.status(channel, ReadLevel::Local);
     let read = shared.read(read).await?;
     let metrics = read.status.occupancy.metrics;
-    let mut response = exchange.answer(&RoomOccupancy {
+    let mut response = exchange.answer(&Counts {
         connections: metrics.get(Category::Connections),
         presence_members: metrics.get(Category::PresenceMembers),
     });

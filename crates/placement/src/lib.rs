@@ -11,6 +11,9 @@
 //! [`plan()`] says what should change next about replicas, voters, owners and leaders. [`Leases`] is
 //! the leader's own account of who was heard. The words are those of [`headcount_model::control`].
 //!
+//! The state also remembers what else must hold on every node and outlive each: revoked tokens,
+//! whose targets it does not read ([`Control::revocations`]).
+//!
 //! # The driver's duties
 //! 1. Exactly one node founds a cluster: it initialises the control group with [`FOUNDING_REPLICA`]
 //!    as its only voter, waits until it leads, and proposes [`ControlCommand::Init`] (R20). All
