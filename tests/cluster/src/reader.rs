@@ -135,7 +135,7 @@ impl Reader {
         }
     }
 
-    /// Returns the same reader with another key.
+    /// Returns the same reader with another key, or with a token.
     #[must_use]
     pub fn with_key(&self, key: &str) -> Self {
         Self {
@@ -154,14 +154,24 @@ impl Reader {
         } else {
             self.base.clone() + path
         };
-        let (user, secret) = self.key.split_once(':').unwrap_or((&self.key, ""));
-        let asked = self
-            .http
-            .get(url)
-            .basic_auth(user, Some(secret))
-            .timeout(PATIENCE)
-            .send()
-            .await;
+        self.ask(self.http.get(url)).await
+    }
+
+    /// Posts to a path.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn post(&self, path: &str, body: &serde_json::Value) -> Result<Answer, String> {
+        self.ask(self.http.post(self.base.clone() + path).json(body))
+            .await
+    }
+
+    async fn ask(&self, request: reqwest::RequestBuilder) -> Result<Answer, String> {
+        let request = match self.key.split_once(':') {
+            Some((user, secret)) => request.basic_auth(user, Some(secret)),
+            None => request.bearer_auth(&self.key),
+        };
+        let asked = request.timeout(PATIENCE).send().await;
         let asked = asked.map_err(|error| format!("{error:?}"))?;
         let (status, headers) = (asked.status().as_u16(), asked.headers().clone());
         let body = asked.text().await.map_err(|error| error.to_string())?;
@@ -203,6 +213,33 @@ impl Reader {
             coordinator: details.region.ok_or("no region")?,
             freshness: answer.freshness()?,
         })
+    }
+
+    /// Returns everything that a channel's history tells in a direction, in pages of `limit`,
+    /// following the links.
+    ///
+    /// # Errors
+    /// Why there is no history.
+    pub async fn history(
+        &self,
+        channel: &str,
+        direction: &str,
+        limit: usize,
+    ) -> Result<Vec<serde_json::Value>, String> {
+        let base = format!("/channels/{}", encode(channel));
+        let mut told = Vec::new();
+        let mut next = Some(format!("/messages?direction={direction}&limit={limit}"));
+        while let Some(page) = next {
+            let answer = self.get(&format!("{base}{page}")).await?;
+            if answer.status != 200 {
+                return Err(format!("{}: {}", answer.status, answer.body));
+            }
+            let page: Vec<serde_json::Value> = serde_json::from_str(&answer.body)
+                .map_err(|error| format!("{error}: {}", answer.body))?;
+            told.extend(page);
+            next = next_link(&answer.headers);
+        }
+        Ok(told)
     }
 
     /// Returns all active channels with a prefix, in pages of a size that makes several.
