@@ -133,10 +133,13 @@ impl Connection {
     }
 
     /// Lives until the connection is over.
-    pub(crate) async fn run(mut self, transport: Transport, mut error: Option<ProtocolError>) {
+    pub(crate) async fn run(
+        mut self,
+        mut transport: Box<Transport>,
+        mut error: Option<ProtocolError>,
+    ) {
         let _entered = telemetry::realtime_connections.enter();
         self.tell_lifecycle("connection.opened", None);
-        let mut transport = Box::new(transport);
         let last = loop {
             match self.serve(&mut transport, error.take()).await {
                 End::Over(last) => break Some((transport, last)),
@@ -146,7 +149,7 @@ impl Connection {
                 }
                 End::Dropped(why) => {
                     let frame = ServerFrame::Disconnected { error: why };
-                    transport.end(&frame).await;
+                    transport.finish(frame).await;
                 }
                 End::Lost => drop(transport),
             }
@@ -161,10 +164,10 @@ impl Connection {
         } else {
             "timed out"
         };
-        self.leave(reason).await;
+        Box::pin(self.leave(reason)).await;
         // Nothing counts any more, however long the client takes to hear of it.
         if let Some((transport, frame)) = last {
-            transport.end(&frame).await;
+            transport.finish(frame).await;
         }
     }
 
@@ -173,7 +176,7 @@ impl Connection {
         self.realtime.registry.remove(&self.names.id);
         for late in self.mailbox.close() {
             let error = ProtocolError::new(80008, 400, "the connection has just ended");
-            late.end(&ServerFrame::Disconnected { error }).await;
+            late.finish(ServerFrame::Disconnected { error }).await;
         }
         self.detach_all();
         let (app, id) = (self.app.clone(), self.id.clone());
@@ -229,14 +232,8 @@ impl Connection {
             }
             Err(error) => {
                 // In a task of its own: whoever has the connection does not wait for it.
-                tokio::spawn(async move {
-                    let error = error.into();
-                    let frame = ServerFrame::Error {
-                        channel: None,
-                        error,
-                    };
-                    transport.end(&frame).await;
-                });
+                let (channel, error) = (None, error.into());
+                tokio::spawn(transport.finish(ServerFrame::Error { channel, error }));
                 None
             }
         }

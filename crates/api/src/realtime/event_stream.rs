@@ -132,7 +132,7 @@ pub(crate) async fn event_stream(
         remain_present_for_ms: None,
     };
     let transport = Transport::new(Carrier::EventStream(stream), connect, credential);
-    tokio::spawn(async move { Box::pin(enter(&shared.realtime, transport)).await });
+    tokio::spawn(enter(Arc::clone(&shared.realtime), Box::new(transport)));
     let blocks = stream::unfold(blocks, |mut blocks| async {
         let block = blocks.recv().await?;
         Some((Ok::<_, std::convert::Infallible>(block), blocks))

@@ -1,6 +1,8 @@
 //! What carries a connection: a websocket both ways, or an event stream one way.
 
 use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use headcount_access::Credential;
 use headcount_realtime::{Broadcast, ConnectQuery, ServerFrame};
 
@@ -118,15 +120,19 @@ impl Transport {
         }
     }
 
-    /// Sends a last frame and ends in good order; a client that does not take it is left.
-    pub(crate) async fn end(self, frame: &ServerFrame) {
-        match self.carrier {
-            Carrier::WebSocket(socket) => socket.end(self.query.format, frame).await,
-            Carrier::EventStream(mut stream) => {
-                if stream.feed(frame).await.is_ok() {
-                    let _sent = stream.flush().await;
+    /// Sends a last frame and ends in good order; a client that does not take it is left. Boxed, as
+    /// it happens once in the life of a connection that has to be small.
+    pub(crate) fn finish(self: Box<Self>, frame: ServerFrame) -> BoxFuture<'static, ()> {
+        async move {
+            match self.carrier {
+                Carrier::WebSocket(socket) => socket.end(self.query.format, &frame).await,
+                Carrier::EventStream(mut stream) => {
+                    if stream.feed(&frame).await.is_ok() {
+                        let _sent = stream.flush().await;
+                    }
                 }
             }
         }
+        .boxed()
     }
 }

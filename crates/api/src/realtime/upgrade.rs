@@ -7,6 +7,8 @@ use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{WebSocket, WebSocketUpgrade};
 use axum::response::Response;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use headcount_realtime::{ConnectQuery, Format, ProtocolError, ServerFrame};
 
 use super::Core;
@@ -43,42 +45,43 @@ pub(crate) async fn upgrade(
         .max_write_buffer_size(usize::MAX)
         .max_frame_size(max)
         .max_message_size(max)
-        .on_upgrade(move |socket| Box::pin(admit(shared, exchange.query, socket)));
+        .on_upgrade(move |socket| admit(&shared, &exchange.query, socket));
     Ok(response)
 }
 
-/// Admits a client, or tells it why not.
-async fn admit(shared: Arc<Shared>, query: Arc<Query>, socket: WebSocket) {
+/// Admits a client, or tells it why not. Judged before there is a future, which lives as long as the
+/// connection, and has no room for what is needed only here.
+fn admit(shared: &Shared, query: &Query, socket: WebSocket) -> BoxFuture<'static, ()> {
     let socket = Socket(socket);
-    let refuse = |error| ServerFrame::Error {
-        channel: None,
-        error,
+    let refuse = |socket: Socket, format, error| {
+        let frame = ServerFrame::Error {
+            channel: None,
+            error,
+        };
+        async move { socket.end(format, &frame).await }.boxed()
     };
     let connect = match ConnectQuery::parse(query.pairs()) {
         Ok(connect) => connect,
         Err(error) => {
             let format = query.given("format").and_then(Format::from_name);
-            return socket.end(format.unwrap_or_default(), &refuse(error)).await;
+            return refuse(socket, format.unwrap_or_default(), error);
         }
     };
-    match credentials::of_query(&shared, &query) {
+    match credentials::of_query(shared, query) {
         Ok(credential) => {
             let carrier = Carrier::WebSocket(socket);
-            enter(
-                &shared.realtime,
-                Transport::new(carrier, connect, credential),
-            )
-            .await;
+            let transport = Box::new(Transport::new(carrier, connect, credential));
+            enter(Arc::clone(&shared.realtime), transport).boxed()
         }
         Err(error) => {
             telemetry::rejected("realtime_credential");
-            socket.end(connect.format, &refuse(error.into())).await;
+            refuse(socket, connect.format, error.into())
         }
     }
 }
 
 /// Goes on with a connection, or begins a new one and lives until it is over.
-pub(super) async fn enter(realtime: &Arc<Core>, mut transport: Transport) {
+pub(super) async fn enter(realtime: Arc<Core>, mut transport: Box<Transport>) {
     // Counted, so that the end of the server waits for it.
     let _entered = realtime.tasks.token();
     let app = app_of(&transport.credential);
@@ -86,10 +89,10 @@ pub(super) async fn enter(realtime: &Arc<Core>, mut transport: Transport) {
     let key = query.resume.as_ref().or(query.recover.as_ref()).cloned();
     if let Some(key) = key {
         match realtime.registry.find(&app, &key) {
-            Ok(mailbox) => match mailbox.resume(Box::new(transport)) {
+            Ok(mailbox) => match mailbox.resume(transport) {
                 Ok(()) => return,
                 Err(back) => {
-                    transport = *back;
+                    transport = back;
                     error = Some(unresumable(Unresumable::Unknown));
                 }
             },
@@ -101,34 +104,35 @@ pub(super) async fn enter(realtime: &Arc<Core>, mut transport: Transport) {
         let rate = realtime.config.connect_rate.per_second;
         let message =
             format!("more than {rate} new connections in a second (metric = connections.maxRate)");
-        return disconnect(transport, ProtocolError::new(80021, 429, message)).await;
+        let error = ProtocolError::new(80021, 429, message);
+        return disconnect(transport, error).await;
     }
     let Ok(_slot) = Arc::clone(&realtime.slots).try_acquire_owned() else {
         telemetry::rejected("realtime_connections");
         let max = realtime.config.connections_max;
         let message = format!("the node has {max} connections, as many as it may; try another");
-        return disconnect(transport, ProtocolError::new(40111, 503, message)).await;
+        let error = ProtocolError::new(40111, 503, message);
+        return disconnect(transport, error).await;
     };
     let named = transport.query.client_id.as_deref();
     let identity = transport.credential.client_id().narrow(named);
     let opened = identity
         .map_err(ProtocolError::from)
-        .and_then(|identity| Connection::open(realtime, app, &transport, identity));
+        .and_then(|identity| Connection::open(&realtime, app, &transport, identity));
     match opened {
         Ok(connection) => connection.run(transport, error).await,
         Err(error) => {
-            let frame = ServerFrame::Error {
-                channel: None,
-                error,
-            };
-            transport.end(&frame).await;
+            let channel = None;
+            transport
+                .finish(ServerFrame::Error { channel, error })
+                .await;
         }
     }
 }
 
 /// Lets a client try again, here or elsewhere.
-async fn disconnect(transport: Transport, error: ProtocolError) {
-    transport.end(&ServerFrame::Disconnected { error }).await;
+async fn disconnect(transport: Box<Transport>, error: ProtocolError) {
+    transport.finish(ServerFrame::Disconnected { error }).await;
 }
 
 /// What a client is told whose connection cannot be gone on with: it has a new one.
