@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::{StreamExt, stream};
 use headcount_consensus::{Group, Role};
 use headcount_model::{Incarnation, NodeId};
 use headcount_placement::{
@@ -15,6 +16,9 @@ use crate::clock::Clock;
 
 /// Longest time between two looks at the plan.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Commands of a plan that are under way at a time.
+const AT_A_TIME: usize = 64;
 
 /// The leases of all nodes, while this node leads the control group. A cheap handle.
 #[derive(Clone, Debug)]
@@ -97,9 +101,15 @@ impl Keeper {
                 ));
                 (commands, leases.next_deadline(&state))
             });
-            for command in commands {
-                propose(&handle, command).await;
-            }
+            // One after another they would each wait for a sync of a majority. They are still
+            // proposed in their order, which is that of their first polls.
+            let proposals = commands
+                .into_iter()
+                .map(|command| propose(&handle, command));
+            stream::iter(proposals)
+                .buffered(AT_A_TIME)
+                .collect::<()>()
+                .await;
             let until = self.clock.instant(deadline.min(now.after(LOOK)));
             tokio::select! {
                 changed = control.changed() => if changed.is_err() { return },
