@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::ports::{Ports, own_address};
 use crate::process::Process;
+use crate::wait::wait_while_moving;
 use crate::{Logs, PATIENCE, wait_until};
 
 /// The regions of most tests.
@@ -347,7 +348,7 @@ impl Cluster {
 
     /// Waits until a node says that it is ready.
     pub async fn wait_ready(&self, node: usize) {
-        wait_until(&format!("node {node} is ready"), async || {
+        wait_while_moving(&format!("node {node} is ready"), async || {
             let (status, body) = self.admin(node, "/readyz").await?;
             (status == 200).then_some(()).ok_or(body)
         })
@@ -371,7 +372,7 @@ impl Cluster {
     pub async fn wait_grown(&self) {
         for node in self.running() {
             self.wait_ready(node).await;
-            wait_until(&format!("node {node} sees the cluster grown"), async || {
+            wait_while_moving(&format!("node {node} sees the cluster grown"), async || {
                 let status = self.status(node).await?;
                 self.missing(&status)
             })

@@ -15,8 +15,29 @@ const LOOK: Duration = Duration::from_millis(20);
 ///
 /// # Panics
 /// After [`PATIENCE`], with `why` and what `look` missed last.
-pub async fn wait_until<T>(why: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
-    let start = Instant::now();
+pub async fn wait_until<T>(why: &str, look: impl AsyncFnMut() -> Result<T, String>) -> T {
+    wait(why, look, false).await
+}
+
+/// Does the same, but as long as something moves: [`PATIENCE`] is over what is missing, so that
+/// what consists of hundreds of steps may take its time on a starved machine.
+///
+/// # Panics
+/// When the same was missing for [`PATIENCE`].
+pub(crate) async fn wait_while_moving<T>(
+    why: &str,
+    look: impl AsyncFnMut() -> Result<T, String>,
+) -> T {
+    wait(why, look, true).await
+}
+
+async fn wait<T>(
+    why: &str,
+    mut look: impl AsyncFnMut() -> Result<T, String>,
+    moving_is_fine: bool,
+) -> T {
+    let mut start = Instant::now();
+    let mut before = None;
     loop {
         // One look may hang as well, so the deadline is over both.
         let left = PATIENCE.saturating_sub(start.elapsed());
@@ -26,6 +47,9 @@ pub async fn wait_until<T>(why: &str, mut look: impl AsyncFnMut() -> Result<T, S
             Ok(Err(missing)) => missing,
             Err(_) => "the look itself did not end".to_owned(),
         };
+        if moving_is_fine && before.as_ref() != Some(&missing) {
+            (start, before) = (Instant::now(), Some(missing.clone()));
+        }
         assert!(
             start.elapsed() < PATIENCE,
             "not within {PATIENCE:?}: {why}: {missing}"
