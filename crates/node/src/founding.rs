@@ -273,7 +273,7 @@ mod tests {
     #[tokio::test]
     async fn a_member_of_one_region_does_not_start_in_another() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path().to_owned(), StoreConfig::default()).unwrap();
+        let store = Store::open(dir.path(), StoreConfig::default()).unwrap();
         let region = |name| RegionName::new(name).unwrap();
         assert!(check_region(&store, &region("anywhere")).is_ok());
 

@@ -98,6 +98,9 @@ impl headcount_api::ports::Outlet for RelayHandle {
 /// An owner that is there, and the opening of the way to it, 0 for this node itself.
 type Way = (NodeId, Fence, u64);
 
+/// Finds a region's owner of a shard: its fence if there is one, and the way to it if it is reached.
+type FindWay<'a> = dyn Fn(&RegionName, ShardId) -> (Option<Fence>, Option<Way>) + 'a;
+
 /// A shard that this node owns in its region.
 struct Owned {
     stage: Owner,
@@ -179,9 +182,11 @@ impl RelayTask {
         for shard in due {
             self.step(state, shard, None);
         }
-        let refused = state.refused.extract_if(.., |_, at| *at <= now);
-        let refused: Vec<_> = refused.map(|(way, _)| way).collect();
-        for (shard, region) in refused {
+        let refused = state.refused.iter().filter(|(_, at)| **at <= now);
+        let refused: Vec<_> = refused.map(|(way, _)| way.clone()).collect();
+        for way in refused {
+            state.refused.remove(&way);
+            let (shard, region) = way;
             let Some(region) = region else {
                 if let Some((_, fence, _)) = state.owners.get(&shard).copied().flatten() {
                     self.realtime.owner(shard, fence);
@@ -284,7 +289,7 @@ impl RelayTask {
         control: &Control,
         shard: ShardId,
         live: &[(NodeId, Incarnation)],
-        way: &dyn Fn(&RegionName, ShardId) -> (Option<Fence>, Option<Way>),
+        way: &FindWay<'_>,
     ) {
         let mut inputs = Vec::new();
         if let Some(owned) = state.owned.get_mut(&shard) {
@@ -333,14 +338,14 @@ impl RelayTask {
                     return;
                 }
                 if node == self.node {
-                    self.from_gateway(state, shard, message);
+                    self.gateway_said(state, shard, message);
                 } else if !self.carry(node, shard, RelayMessage::Gateway(message)) {
                     state.refuse(shard, None, self.clock.monotonic());
                 }
             }
             RelayMail::Parcel(RelayParcel { shard, message }) => match message {
-                RelayMessage::Gateway(message) => self.from_gateway(state, shard, message),
-                RelayMessage::Owner(message) => self.realtime.from_owner(shard, message),
+                RelayMessage::Gateway(message) => self.gateway_said(state, shard, message),
+                RelayMessage::Owner(message) => self.realtime.owner_said(shard, message),
                 RelayMessage::Region(message) => {
                     self.step(state, shard, Some(OwnerInput::FromRegion(message)));
                 }
@@ -358,7 +363,7 @@ impl RelayTask {
         }
     }
 
-    fn from_gateway(&self, state: &mut State, shard: ShardId, message: GatewayMessage) {
+    fn gateway_said(&self, state: &mut State, shard: ShardId, message: GatewayMessage) {
         if !state.owned.contains_key(&shard) {
             return;
         }
@@ -405,7 +410,7 @@ impl RelayTask {
         for effect in effects {
             match effect {
                 OwnerEffect::ToGateway { node, message } if node == self.node => {
-                    self.realtime.from_owner(shard, message);
+                    self.realtime.owner_said(shard, message);
                 }
                 OwnerEffect::ToGateway { node, message } => {
                     // The gateway sees the hole with the next message.

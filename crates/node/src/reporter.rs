@@ -254,6 +254,7 @@ mod tests {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
         while healthy(&channel).await != [true; 3] {
             assert!(tokio::time::Instant::now() < deadline);
+            // allow-sleep: polls for a condition with a deadline
             tokio::time::sleep(FOLLOW / 4).await;
         }
         let answer = http(&addresses.client, "GET /channels").await;

@@ -54,6 +54,9 @@ struct Told {
     serial: Option<Arc<str>>,
 }
 
+/// Events with the serials that are told with them.
+pub(crate) type Backlog = Vec<(Option<Arc<str>>, Arc<Broadcast>)>;
+
 /// What a subscriber begins with.
 #[derive(Debug)]
 pub(crate) struct Subscribed {
@@ -61,7 +64,7 @@ pub(crate) struct Subscribed {
     /// Where the watch is, if it has begun.
     pub(crate) serial: Option<Arc<str>>,
     /// What came after the serial that was asked for.
-    pub(crate) backlog: Vec<(Option<Arc<str>>, Arc<Broadcast>)>,
+    pub(crate) backlog: Backlog,
 }
 
 impl AppWatches {
@@ -290,7 +293,7 @@ impl Told {
     }
 
     /// Returns what was told after a serial, if that is known.
-    fn after(&self, serial: &str) -> Option<Vec<(Option<Arc<str>>, Arc<Broadcast>)>> {
+    fn after(&self, serial: &str) -> Option<Backlog> {
         if self.serial.as_deref() == Some(serial) {
             return Some(Vec::new());
         }

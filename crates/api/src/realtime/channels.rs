@@ -158,7 +158,7 @@ impl Connection {
         };
         let attached = self.realtime.hub.attach(
             &place,
-            Attaching {
+            &Attaching {
                 mailbox: &self.mailbox,
                 connection: &self.names.id,
                 modes,

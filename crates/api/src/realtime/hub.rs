@@ -223,7 +223,7 @@ impl Hub {
     }
 
     /// Attaches, or attaches anew with other modes.
-    pub(crate) fn attach(&self, place: &Place, attaching: Attaching<'_>) -> Attached {
+    pub(crate) fn attach(&self, place: &Place, attaching: &Attaching<'_>) -> Attached {
         let id = AttachmentId(self.next());
         let asked = match attaching.since {
             Since::Serial(serial) => self.number(serial),
@@ -367,8 +367,8 @@ impl Hub {
         self.forget(channel, now);
         channel.settle();
         let mode = ChannelModes::SUBSCRIBE;
-        let told = self.serial(serial).into();
-        channel.tell(&self.config, mode, from, Some(told), broadcast);
+        let told: Arc<str> = self.serial(serial).into();
+        channel.tell(&self.config, mode, from, Some(&told), broadcast);
         serial
     }
 
@@ -497,7 +497,7 @@ impl Hub {
     }
 
     /// Takes what a shard's regional owner says.
-    pub(crate) fn from_owner(&self, shard: ShardId, message: OwnerMessage) {
+    pub(crate) fn owner_said(&self, shard: ShardId, message: OwnerMessage) {
         self.relay_to(shard, GatewayInput::FromOwner(message));
     }
 
@@ -730,7 +730,7 @@ impl Channel {
         config: &RealtimeConfig,
         mode: ChannelModes,
         from: Option<&str>,
-        serial: Option<Arc<str>>,
+        serial: Option<&Arc<str>>,
         broadcast: &Arc<Broadcast>,
     ) {
         let capacity = config.capacity();
@@ -742,7 +742,7 @@ impl Channel {
             let delivery = Delivery {
                 attachment: *id,
                 broadcast: Arc::clone(broadcast),
-                serial: serial.clone(),
+                serial: serial.cloned(),
                 rolls_up: None,
             };
             subscriber.mailbox.deliver(delivery, capacity)

@@ -49,6 +49,7 @@ pub(crate) struct Mail {
     /// Attachments for which there was no room.
     pub(crate) lagging: Vec<AttachmentId>,
     /// Over which the client wants to go on.
+    #[expect(clippy::vec_box, reason = "they come and are handed on in boxes")]
     pub(crate) resumes: Vec<Box<Transport>>,
     /// Whether deliveries are dropped, since no transport could carry them; channels remember them.
     paused: bool,
@@ -169,6 +170,7 @@ impl Mailbox {
     }
 
     /// Takes nothing any more, and returns the transports that came too late.
+    #[expect(clippy::vec_box, reason = "they come and are handed on in boxes")]
     pub(crate) fn close(&self) -> Vec<Box<Transport>> {
         let mut mail = self.mail();
         let closed = Mail {

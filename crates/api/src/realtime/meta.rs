@@ -58,7 +58,7 @@ impl Connection {
                     lost = Some(ProtocolError::new(80023, 400, message));
                     self.share(id, None).await
                 }
-                Err(error) => return Err(unwatchable(error)),
+                Err(error) => return Err(unwatchable(&error)),
             };
         }
         let Some((kind, serial_now, missed)) = begun else {
@@ -271,8 +271,8 @@ impl Connection {
     }
 }
 
-fn unwatchable(error: WatchError) -> ProtocolError {
-    let (code, status) = match &error {
+fn unwatchable(error: &WatchError) -> ProtocolError {
+    let (code, status) = match error {
         WatchError::Cursor(_) | WatchError::UnknownShard { .. } => (40011, 400),
         WatchError::TooManyWatchers { .. } => (42910, 429),
         WatchError::Unavailable(_) => (50003, 503),

@@ -117,8 +117,8 @@ impl Realtime {
     }
 
     /// Takes what the regional owner of a shard says.
-    pub fn from_owner(&self, shard: ShardId, message: OwnerMessage) {
-        self.0.hub.from_owner(shard, message);
+    pub fn owner_said(&self, shard: ShardId, message: OwnerMessage) {
+        self.0.hub.owner_said(shard, message);
     }
 
     /// Says that the node has a new incarnation.

@@ -31,7 +31,7 @@ impl<'a> Visit<'a> {
     fn begin(hub: &'a Hub, place: &'a Place) -> Self {
         let attached = hub.attach(
             place,
-            Attaching {
+            &Attaching {
                 mailbox: &Arc::default(),
                 connection: &"".into(),
                 modes: ChannelModes::NONE,

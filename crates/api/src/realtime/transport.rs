@@ -17,6 +17,7 @@ pub(crate) struct Transport {
 }
 
 /// What carries it.
+#[expect(clippy::large_enum_variant, reason = "nearly all are websockets")]
 pub(crate) enum Carrier {
     WebSocket(Socket),
     EventStream(EventStream),

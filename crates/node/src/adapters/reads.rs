@@ -32,6 +32,10 @@ fn unavailable(reason: String) -> ReadError {
 }
 
 /// What another node is told of a read without an answer.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it maps errors, which come by value"
+)]
 fn refused(error: ApiError) -> ReadError {
     match error {
         ApiError::NoQuorum => ReadError::NoQuorum,
