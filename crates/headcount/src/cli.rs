@@ -215,7 +215,7 @@ pub(crate) struct Demo {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Cluster {
-    /// Show members, replicas, leaders and lag.
+    /// Show members, replicas, leaders and lag; fails if no majority confirms them.
     Status {
         /// Show every shard, too.
         #[arg(long)]

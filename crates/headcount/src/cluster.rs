@@ -1,6 +1,7 @@
 //! `headcount init` and `headcount cluster`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use headcount_node::admin::ClusterStatus;
 use headcount_node::admin::status::{LeaderRow, ShardRow};
@@ -30,7 +31,11 @@ pub(crate) async fn run(
     let (method, path, body, told) = match command {
         Cluster::Status { shards } => {
             let status = operator.status().await?;
-            return output.show(&status, |status| describe(status, shards));
+            output.show(&status, |status| describe(status, shards))?;
+            return match lost_majority(&status) {
+                None => Ok(()),
+                Some(lost) => Err(Failure::Failed(anyhow::anyhow!("{lost}"))),
+            };
         }
         Cluster::Drain { node } => (
             Method::POST,
@@ -81,7 +86,7 @@ pub(crate) async fn run(
     output.show(&done, |_| format!("{told}\n"))
 }
 
-fn settings(interval: Option<std::time::Duration>, copies: Option<u32>) -> Value {
+fn settings(interval: Option<Duration>, copies: Option<u32>) -> Value {
     let mut body = serde_json::Map::new();
     if let Some(interval) = interval {
         let millis = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
@@ -104,14 +109,17 @@ fn describe(status: &ClusterStatus, with_shards: bool) -> String {
         "cluster {} ({}): {} shards, timing {}, era {}\n",
         cluster.name, cluster.id, cluster.shards, cluster.timing, cluster.era
     );
-    text.push_str(&format!(
-        "control group led by {}; {}\n\n",
-        leader(status.control.leader.as_ref()),
-        match status.plan_pending {
-            0 => "everything is where it belongs".to_owned(),
-            pending => format!("{pending} changes of the placement under way"),
-        }
-    ));
+    text.push_str(&match lost_majority(status) {
+        Some(lost) => format!("{lost}\n\n"),
+        None => format!(
+            "control group led by {}; {}\n\n",
+            leader(status.control.leader.as_ref()),
+            match status.plan_pending {
+                0 => "everything is where it belongs".to_owned(),
+                pending => format!("{pending} changes of the placement under way"),
+            }
+        ),
+    });
     let regions: Vec<_> = status
         .regions
         .iter()
@@ -173,6 +181,20 @@ fn describe(status: &ClusterStatus, with_shards: bool) -> String {
     text
 }
 
+/// Says that what follows is old, if no majority of the control group confirms it.
+fn lost_majority(status: &ClusterStatus) -> Option<String> {
+    if status.cluster.is_none() || status.control.has_majority {
+        return None;
+    }
+    Some(match status.control.heard_age_ms {
+        Some(age) => format!(
+            "no majority: known as of {:.1} s ago",
+            Duration::from_millis(age).as_secs_f64()
+        ),
+        None => "no majority: known from before the node started".to_owned(),
+    })
+}
+
 fn shards_in_brief(shards: &[ShardRow]) -> String {
     let leaderless = shards.iter().filter(|shard| shard.leader.is_none()).count();
     let lag: u64 = shards.iter().filter_map(lag).sum();
@@ -227,7 +249,7 @@ fn ids(nodes: &[u64]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use headcount_node::admin::status::{ClusterRow, NodeRow, OwnerRow, RegionRow};
+    use headcount_node::admin::status::{ClusterRow, ControlRow, NodeRow, OwnerRow, RegionRow};
 
     use super::*;
 
@@ -267,7 +289,10 @@ mod tests {
                 ..ShardRow::default()
             }],
             plan_pending: 2,
-            ..ClusterStatus::default()
+            control: ControlRow {
+                has_majority: true,
+                ..ControlRow::default()
+            },
         };
         let text = describe(&status, true);
         for part in [
@@ -281,5 +306,17 @@ mod tests {
         }
         assert!(describe(&status, false).contains("2 entries behind"));
         assert!(describe(&ClusterStatus::default(), false).contains("no cluster yet"));
+        assert!(lost_majority(&ClusterStatus::default()).is_none());
+
+        let mut cut_off = status;
+        cut_off.control.has_majority = false;
+        assert!(describe(&cut_off, false).contains("no majority: known from before"));
+        cut_off.control.heard_age_ms = Some(12_340);
+        let text = describe(&cut_off, false);
+        assert!(
+            text.contains("no majority: known as of 12.3 s ago"),
+            "{text}"
+        );
+        assert!(!text.contains("belongs"), "{text}");
     }
 }

@@ -37,7 +37,7 @@ use crate::control::hosting::Hosting;
 use crate::control::keeper::Keeper;
 use crate::control::membership::Reconciler;
 use crate::control::standing::Standing;
-use crate::control::{ControlError, ControlHandle, ControlMachine};
+use crate::control::{ControlError, ControlHandle, ControlMachine, Heard};
 use crate::following::{Feeds, Following};
 use crate::founding::{self, Membership};
 use crate::gateway::{GatewayHandle, GatewayTask};
@@ -671,8 +671,10 @@ impl Boot {
         let host = self.start_host(node, &network)?;
         let (gateway, gateway_inputs) = GatewayHandle::new();
         let (relay, relay_mail) = RelayHandle::new();
+        let heard = Heard::default();
         let inbound = NodeInbound {
             host: host.clone(),
+            control: heard.clone(),
             shards: self.progress.shards.clone(),
             gateway: gateway.clone(),
             relay: relay.clone(),
@@ -697,6 +699,7 @@ impl Boot {
             group.clone(),
             self.progress.control.clone(),
             control_client,
+            heard,
         );
         let keeper = Keeper::new(self.clock, self.config.lease);
         let elsewhere = Elsewhere {

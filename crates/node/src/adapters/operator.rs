@@ -108,6 +108,7 @@ impl NodeOperator {
                 }
             })
             .collect();
+        let (has_majority, heard_age) = booted.handle.majority().await;
         let known = booted.handle.group().status();
         let (voters, learners) = members(&control, GroupId::Control);
         status.control = ControlRow {
@@ -116,6 +117,8 @@ impl NodeOperator {
             voters,
             learners,
             applied: known.applied.unwrap_or(0),
+            has_majority,
+            heard_age_ms: heard_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         };
         status
     }

@@ -14,6 +14,7 @@ use headcount_wire::proto::consensus::v1::{Envelope, SnapshotHeader, SnapshotRep
 use headcount_wire::{Parcel, ParcelBody};
 use tokio::sync::watch;
 
+use crate::control::Heard;
 use crate::gateway::GatewayHandle;
 use crate::relay::{RelayHandle, RelayMail};
 use crate::shard::Mail;
@@ -62,6 +63,7 @@ impl Peers for RaftPeers {
 /// Where what other nodes send goes.
 pub(crate) struct NodeInbound {
     pub(crate) host: Host,
+    pub(crate) control: Heard,
     /// Known once the node has a cluster.
     pub(crate) shards: watch::Receiver<Option<Shards>>,
     pub(crate) gateway: GatewayHandle,
@@ -77,9 +79,14 @@ impl NodeInbound {
 impl Inbound for NodeInbound {
     fn envelope(&self, from: NodeId, envelope: Envelope) {
         if matches!(envelope.body, Some(Body::Append(_))) {
-            let shard = GroupId::from_number(envelope.group).and_then(GroupId::shard);
-            if let Some(hosted) = shard.and_then(|shard| self.shard(shard)) {
-                hosted.hear();
+            match GroupId::from_number(envelope.group) {
+                Some(GroupId::Control) => self.control.hear(),
+                Some(GroupId::Shard(shard)) => {
+                    if let Some(hosted) = self.shard(shard) {
+                        hosted.hear();
+                    }
+                }
+                None => {}
             }
         }
         self.host.receive(from, envelope);

@@ -163,6 +163,14 @@ pub struct ControlRow {
     pub learners: Vec<u64>,
     /// Index of the last entry that the answering node applied.
     pub applied: u64,
+    /// Whether a majority of its voters confirmed it just now. Without one nothing in this status
+    /// is sure to hold still, and nothing can be changed.
+    #[serde(default)]
+    pub has_majority: bool,
+    /// How long ago a majority, or who led by one, was last heard; missing if never since the
+    /// answering node started.
+    #[serde(default)]
+    pub heard_age_ms: Option<u64>,
 }
 
 /// Returns what [`NodeRow::state`] says.

@@ -1,19 +1,38 @@
 //! The way to the control group's leader, wherever it is.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use headcount_api::ports::ReadError;
 use headcount_consensus::{Group, ProposeError, ReadError as RaftReadError};
-use headcount_model::{NodeId, ShardId};
+use headcount_model::NodeId;
 use headcount_placement::{Control, ControlCommand, ControlReply, GroupId, Outcome, Refusal};
 use headcount_rpc::control::{CallError, ControlClient};
 use headcount_wire::{decode_control_reply, encode_control_command};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// How long a command may take in all, and the wait before it is tried again.
 const TIMEOUT: Duration = Duration::from_secs(15);
 const RETRY: Duration = Duration::from_millis(100);
+
+/// How long a majority may take to confirm itself to somebody who only wants to know.
+const CONFIRM: Duration = Duration::from_secs(2);
+
+/// When the control group's leader was last heard here. A cheap handle, written by what comes in.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Heard(Arc<Mutex<Option<Instant>>>);
+
+impl Heard {
+    pub(crate) fn hear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn age(&self) -> Option<Duration> {
+        let heard = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.map(|heard| heard.elapsed())
+    }
+}
 
 /// Why a command has no answer, or was refused.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -36,6 +55,7 @@ pub(crate) struct ControlHandle {
     group: Group,
     control: watch::Receiver<Arc<Control>>,
     client: ControlClient,
+    heard: Heard,
 }
 
 /// Whether a try is worth repeating.
@@ -50,12 +70,14 @@ impl ControlHandle {
         group: Group,
         control: watch::Receiver<Arc<Control>>,
         client: ControlClient,
+        heard: Heard,
     ) -> Self {
         Self {
             node,
             group,
             control,
             client,
+            heard,
         }
     }
 
@@ -124,29 +146,37 @@ impl ControlHandle {
         Tried::Again(last)
     }
 
+    /// Returns whether a majority of the control group confirms now that it goes on, and how long
+    /// ago it was last heard of, if ever: by its leader, or through it.
+    pub(crate) async fn majority(&self) -> (bool, Option<Duration>) {
+        let confirming = self.read_index(GroupId::Control, &self.group);
+        let confirmed = tokio::time::timeout(CONFIRM, confirming).await;
+        if matches!(confirmed, Ok(Ok(_))) {
+            return (true, Some(Duration::ZERO));
+        }
+        let age = self.group.status().quorum_acknowledged_age;
+        (false, age.or_else(|| self.heard.age()))
+    }
+
     /// Returns an index such that a replica which has applied it knows everything that was
-    /// acknowledged in the shard before this call.
-    pub(crate) async fn read_index(&self, shard: ShardId, group: &Group) -> Result<u64, ReadError> {
+    /// acknowledged in the group before this call.
+    pub(crate) async fn read_index(&self, id: GroupId, group: &Group) -> Result<u64, ReadError> {
         match group.read_index().await {
             Ok(index) => return Ok(index),
             Err(RaftReadError::NotLeader { .. }) => {}
             Err(RaftReadError::NoQuorum) => return Err(ReadError::NoQuorum),
             Err(RaftReadError::Stopped) => {
-                let reason = format!("shard {shard} has stopped here");
+                let reason = format!("group {} has stopped here", id.number());
                 return Err(ReadError::Unavailable { reason });
             }
         }
         let leader = group.leadership().leader.ok_or(ReadError::NoQuorum)?;
-        match self
-            .client
-            .read_index(leader.node, GroupId::Shard(shard))
-            .await
-        {
+        match self.client.read_index(leader.node, id).await {
             Ok(index) => Ok(index),
             Err(CallError::Refused { .. }) => Err(ReadError::NoQuorum),
             // Whoever leads now, it is not known here.
             Err(error) => {
-                tracing::debug!(target: "api", %shard, %error, "no coordinator confirms");
+                tracing::debug!(target: "api", group = id.number(), %error, "no leader confirms");
                 Err(ReadError::NoQuorum)
             }
         }

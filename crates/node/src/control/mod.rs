@@ -14,5 +14,5 @@ mod machine;
 pub(crate) mod membership;
 pub(crate) mod standing;
 
-pub(crate) use handle::{ControlError, ControlHandle};
+pub(crate) use handle::{ControlError, ControlHandle, Heard};
 pub(crate) use machine::ControlMachine;

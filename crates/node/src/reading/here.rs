@@ -7,7 +7,7 @@ use std::time::Duration;
 use headcount_api::ports::{Freshness, ListQuery, ReadError, ReadLevel, Source, StatusRead};
 use headcount_consensus::store::Journal;
 use headcount_model::{ChannelKey, ChannelStatus, Occupancy, RegionName, ShardId};
-use headcount_placement::Control;
+use headcount_placement::{Control, GroupId};
 use headcount_rpc::peers::Network;
 use headcount_rpc::read::{JournalReply, Record};
 use tokio::sync::watch;
@@ -108,7 +108,10 @@ impl Here {
     /// Waits until the replica has applied everything that was acknowledged before now.
     async fn catch_up(&self, shard: ShardId, hosted: &Hosted) -> Result<(), ReadError> {
         let reading = async {
-            let index = self.handle.read_index(shard, &hosted.group).await?;
+            let index = self
+                .handle
+                .read_index(GroupId::Shard(shard), &hosted.group)
+                .await?;
             let waited = hosted.group.wait_applied(index, STRONG_TIMEOUT).await;
             waited.map_err(|error| ReadError::Unavailable {
                 reason: error.to_string(),
