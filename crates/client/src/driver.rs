@@ -52,6 +52,8 @@ struct Stream {
 enum End {
     /// It broke, or could not be opened; another may do.
     Broken(String),
+    /// As `Broken`, since the node does not accept the credential.
+    Unauthenticated(String),
     /// The node does not want the session; the next is to be a new one.
     Refused(String),
     /// As `Refused`, and sessions up to this one were seen.
@@ -97,8 +99,9 @@ impl Driver {
     pub(crate) async fn run(mut self) {
         loop {
             let end = self.attempt().await;
+            let unauthenticated = matches!(end, End::Unauthenticated(_));
             let reason = match end {
-                End::Broken(reason) => reason,
+                End::Broken(reason) | End::Unauthenticated(reason) => reason,
                 End::Refused(reason) => {
                     self.session = None;
                     reason
@@ -119,7 +122,10 @@ impl Driver {
                 End::Abandoned => return,
             };
             tracing::debug!(target: "client", %reason, "a stream to a node is over");
-            self.notices.push(Notice::Disconnected { reason });
+            self.notices.push(Notice::Disconnected {
+                reason,
+                unauthenticated,
+            });
         }
     }
 
@@ -142,7 +148,7 @@ impl Driver {
         let (welcome, mut stream) = match opened {
             Ok(opened) => opened,
             Err(end) => {
-                if matches!(end, End::Broken(_)) {
+                if matches!(end, End::Broken(_) | End::Unauthenticated(_)) {
                     self.node = (self.node + 1) % self.config.nodes.len();
                 }
                 return end;
@@ -388,8 +394,8 @@ impl Driver {
             | Code::Unimplemented
             | Code::Internal
             | Code::Unavailable
-            | Code::DataLoss
-            | Code::Unauthenticated => End::Broken(reason),
+            | Code::DataLoss => End::Broken(reason),
+            Code::Unauthenticated => End::Unauthenticated(reason),
         }
     }
 }

@@ -20,6 +20,9 @@ pub enum Notice {
     Disconnected {
         /// What is known of it.
         reason: String,
+        /// Whether the node does not accept the credential: trying again helps only once another
+        /// is given.
+        unauthenticated: bool,
     },
     /// The node refused an item. Unless it was full, the client forgets the item.
     Refused(Refused),
@@ -92,6 +95,7 @@ mod tests {
         let (mut notices, mut read) = Notices::new(2);
         let broken = |reason: &str| Notice::Disconnected {
             reason: reason.into(),
+            unauthenticated: false,
         };
         for reason in ["a", "b", "c", "d"] {
             notices.push(broken(reason));

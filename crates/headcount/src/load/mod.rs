@@ -3,14 +3,15 @@
 mod traffic;
 mod zipf;
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use futures::{Stream, StreamExt};
 use headcount_client::{Client, Notice};
-use headcount_model::{EdgeId, Incarnation, ReportItem};
+use headcount_model::{EdgeId, Incarnation};
 use serde::Serialize;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::cli::{Connect, Load, Style};
@@ -24,8 +25,10 @@ use traffic::{Shape, Traffic};
 const TICK: Duration = Duration::from_millis(20);
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_secs(1);
-/// How long the last acknowledgements are waited for.
-const LAST: Duration = Duration::from_secs(30);
+/// How long acknowledgements are waited for before the next progress is told without them.
+const FLUSH: Duration = Duration::from_secs(30);
+/// How long the last acknowledgements are waited for, and then the goodbyes.
+const LAST: Duration = Duration::from_secs(5);
 
 /// How far it is.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -53,50 +56,170 @@ struct Progress {
 /// One edge.
 struct Edge {
     client: Client,
-    notices: mpsc::Receiver<Notice>,
+    /// Whether it has told anything yet.
+    reports: AtomicBool,
+}
+
+/// What edges were told. Written by [`listen`], and by whoever saw an acknowledgement; read when
+/// progress is told. The counts order nothing.
+#[derive(Debug, Default)]
+struct Heard {
+    refused: AtomicU64,
+    disconnects: AtomicU64,
+    acknowledged: AtomicBool,
 }
 
 pub(crate) async fn run(arguments: Load, connect: &Connect, output: Output) -> Result<(), Failure> {
     let shape = shape(&arguments)?;
-    let mut traffic = Traffic::new(shape, arguments.seed)
+    let traffic = Traffic::new(shape, arguments.seed)
         .map_err(|error| Failure::usage(format!("--prefix: {error}")))?;
-    let mut edges = edges(&arguments, connect.key()?)?;
     let mut signals = Signals::listen()?;
+    let (edges, notices) = edges(&arguments, connect.key()?)?;
+    let heard = Heard::default();
+    let mut load = Running {
+        traffic,
+        edges,
+        heard: &heard,
+        begin: Instant::now(),
+        progress: Progress::default(),
+        output,
+    };
+    let mut listening = std::pin::pin!(listen(notices, &heard));
+    // Whatever the load waits for, its time and the operator end it.
+    tokio::select! {
+        failure = &mut listening => return Err(failure),
+        failure = load.report_for_ever() => return Err(failure),
+        () = ending(arguments.duration) => {}
+        () = signals.next() => {}
+    }
+    tokio::select! {
+        failure = &mut listening => return Err(failure),
+        told = load.finish() => told?,
+        () = signals.next() => {}
+    }
+    load.verdict()
+}
 
-    let begin = Instant::now();
-    let end = arguments.duration.map(|duration| begin + duration);
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut progress = Progress::default();
-    let mut told = (begin, 0);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = signals.next() => break,
+/// Waits for the end of the time that was given, if any was.
+async fn ending(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => tokio::time::sleep(duration).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The load under way.
+struct Running<'a> {
+    traffic: Traffic,
+    edges: Vec<Edge>,
+    heard: &'a Heard,
+    begin: Instant,
+    progress: Progress,
+    output: Output,
+}
+
+impl Running<'_> {
+    /// Reports until that is not possible any more, and returns why.
+    async fn report_for_ever(&mut self) -> Failure {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = (self.begin, 0);
+        loop {
+            ticks.tick().await;
+            let reported = self.report(&mut told).await;
+            if let Err(failure) = reported {
+                return failure;
+            }
         }
+    }
+
+    async fn report(&mut self, told: &mut (Instant, u64)) -> Result<(), Failure> {
         let now = Instant::now();
-        if end.is_some_and(|end| now >= end) {
-            break;
-        }
-        progress.changes = traffic.changes;
-        for (edge, items) in edges.iter().zip(traffic.advance(now - begin)) {
-            progress.items += items.len() as u64;
-            report(edge, items).await?;
+        self.progress.changes = self.traffic.changes;
+        let items = self.traffic.advance(now - self.begin);
+        for (edge, items) in self.edges.iter().zip(items) {
+            if !items.is_empty() {
+                self.progress.items += items.len() as u64;
+                edge.reports.store(true, Ordering::Relaxed);
+                edge.client.report(items).await.map_err(Failure::failed)?;
+            }
         }
         if now - told.0 >= PROGRESS {
-            progress.items_per_second = rate(progress.items - told.1, now - told.0);
-            told = (now, progress.items);
-            tell(&mut progress, &mut edges, &traffic, begin, output).await?;
+            self.progress.items_per_second = rate(self.progress.items - told.1, now - told.0);
+            *told = (now, self.progress.items);
+            self.tell(FLUSH).await?;
         }
+        Ok(())
     }
-    progress.finished = true;
-    progress.items_per_second = rate(progress.items, begin.elapsed());
-    tell(&mut progress, &mut edges, &traffic, begin, output).await?;
-    for edge in edges {
+
+    /// Tells the last progress and takes everything back.
+    async fn finish(&mut self) -> Result<(), Failure> {
+        self.progress.finished = true;
+        self.progress.items_per_second = rate(self.progress.items, self.begin.elapsed());
+        self.tell(LAST).await?;
+        let goodbyes = self.edges.drain(..).map(|edge| edge.client.goodbye());
         // An edge that cannot say goodbye any more has nothing left to take back.
-        drop(tokio::time::timeout(LAST, edge.client.goodbye()).await);
+        drop(tokio::time::timeout(LAST, futures::future::join_all(goodbyes)).await);
+        Ok(())
     }
-    Ok(())
+
+    /// Waits until everything reported is counted, and tells how far it is.
+    async fn tell(&mut self, patience: Duration) -> Result<(), Failure> {
+        let asked = Instant::now();
+        let flushes = self.edges.iter().map(|edge| async {
+            let flushed = edge.client.flush().await;
+            if flushed.is_ok() && edge.reports.load(Ordering::Relaxed) {
+                self.heard.acknowledged.store(true, Ordering::Relaxed);
+            }
+            flushed
+        });
+        match tokio::time::timeout(patience, futures::future::try_join_all(flushes)).await {
+            Ok(flushed) => flushed.map(drop).map_err(Failure::failed)?,
+            Err(_) => complain(&format!("not everything acknowledged within {patience:?}")),
+        }
+        let progress = &mut self.progress;
+        progress.acknowledged_ms = asked.elapsed().as_secs_f64() * 1_000.0;
+        progress.seconds = self.begin.elapsed().as_secs_f64();
+        progress.connections = self.traffic.present();
+        progress.refused = self.heard.refused.load(Ordering::Relaxed);
+        progress.disconnects = self.heard.disconnects.load(Ordering::Relaxed);
+        self.output.show(progress, Progress::line)
+    }
+
+    /// Says whether that was a load at all.
+    fn verdict(&self) -> Result<(), Failure> {
+        let items = self.progress.items;
+        let refused = self.heard.refused.load(Ordering::Relaxed);
+        let wrong = if items == 0 {
+            None
+        } else if !self.heard.acknowledged.load(Ordering::Relaxed) {
+            Some("no node acknowledged anything".to_owned())
+        } else if refused.saturating_mul(2) >= items {
+            Some(format!("{refused} of {items} items were refused"))
+        } else {
+            None
+        };
+        wrong.map_or(Ok(()), |wrong| Err(Failure::Failed(anyhow::anyhow!(wrong))))
+    }
+}
+
+impl Progress {
+    /// Tells it to people.
+    fn line(&self) -> String {
+        let Self {
+            seconds,
+            connections,
+            changes,
+            items,
+            ..
+        } = self;
+        let ending = if self.finished { "finished" } else { "" };
+        format!(
+            "{seconds:>6.1} s  {connections:>7} attached  {changes:>9} changes  {items:>9} items \
+             {:>8.0}/s  acknowledged in {:>6.1} ms  {} refused  {} disconnects  {ending}\n",
+            self.items_per_second, self.acknowledged_ms, self.refused, self.disconnects,
+        )
+    }
 }
 
 fn shape(arguments: &Load) -> Result<Shape, Failure> {
@@ -135,7 +258,11 @@ fn shape(arguments: &Load) -> Result<Shape, Failure> {
     })
 }
 
-fn edges(arguments: &Load, key: &str) -> Result<Vec<Edge>, Failure> {
+/// Makes the edges, and one stream of all that they have to say.
+fn edges(
+    arguments: &Load,
+    key: &str,
+) -> Result<(Vec<Edge>, impl Stream<Item = Notice> + use<>), Failure> {
     for address in &arguments.reporter {
         server_url("--reporter", address)?;
     }
@@ -145,79 +272,54 @@ fn edges(arguments: &Load, key: &str) -> Result<Vec<Edge>, Failure> {
     let incarnation = Incarnation(u64::try_from(now.as_millis()).unwrap_or(1));
     let authorization = format!("Basic {}", BASE64.encode(key));
     let process = std::process::id();
-    (0..arguments.edges)
-        .map(|index| {
-            // One address each: an edge that moved to another region would count in both.
-            let node = arguments.reporter[index % arguments.reporter.len()].clone();
-            let name = EdgeId::new(&format!("load-{process}-{index}")).map_err(Failure::failed)?;
-            let config =
-                headcount_client::Config::new(vec![node], authorization.clone(), name, incarnation);
-            let (client, notices) = Client::start(config);
-            Ok(Edge { client, notices })
-        })
-        .collect()
+    let mut edges = Vec::new();
+    let mut notices = Vec::new();
+    for index in 0..arguments.edges {
+        // One address each: an edge that moved to another region would count in both.
+        let node = arguments.reporter[index % arguments.reporter.len()].clone();
+        let name = EdgeId::new(&format!("load-{process}-{index}")).map_err(Failure::failed)?;
+        let config =
+            headcount_client::Config::new(vec![node], authorization.clone(), name, incarnation);
+        let (client, told) = Client::start(config);
+        edges.push(Edge {
+            client,
+            reports: AtomicBool::new(false),
+        });
+        notices.push(
+            futures::stream::unfold(told, async |mut told| Some((told.recv().await?, told)))
+                .boxed(),
+        );
+    }
+    Ok((edges, futures::stream::select_all(notices)))
 }
 
-async fn report(edge: &Edge, items: Vec<ReportItem>) -> Result<(), Failure> {
-    if items.is_empty() {
-        Ok(())
-    } else {
-        edge.client.report(items).await.map_err(Failure::failed)
-    }
-}
-
-/// Waits until everything reported is counted, and tells how far it is.
-async fn tell(
-    progress: &mut Progress,
-    edges: &mut [Edge],
-    traffic: &Traffic,
-    begin: Instant,
-    output: Output,
-) -> Result<(), Failure> {
-    let asked = Instant::now();
-    let flushes = futures::future::try_join_all(edges.iter().map(|edge| edge.client.flush()));
-    match tokio::time::timeout(LAST, flushes).await {
-        Ok(flushed) => flushed.map(drop).map_err(Failure::failed)?,
-        Err(_) => complain(&format!("no acknowledgement within {LAST:?}; going on")),
-    }
-    progress.acknowledged_ms = asked.elapsed().as_secs_f64() * 1_000.0;
-    progress.seconds = begin.elapsed().as_secs_f64();
-    progress.connections = traffic.present();
-    for edge in edges {
-        while let Ok(notice) = edge.notices.try_recv() {
-            note(notice, progress)?;
+/// Takes notices as they come; returns when one says that going on is of no use.
+async fn listen(mut notices: impl Stream<Item = Notice> + Unpin, heard: &Heard) -> Failure {
+    while let Some(notice) = notices.next().await {
+        if let Err(failure) = note(notice, heard) {
+            return failure;
         }
     }
-    output.show(progress, |progress| {
-        let Progress {
-            seconds,
-            connections,
-            changes,
-            items,
-            ..
-        } = progress;
-        let ending = if progress.finished { "finished" } else { "" };
-        format!(
-            "{seconds:>6.1} s  {connections:>7} attached  {changes:>9} changes  {items:>9} items \
-             {:>8.0}/s  acknowledged in {:>6.1} ms  {} refused  {} disconnects  {ending}\n",
-            progress.items_per_second,
-            progress.acknowledged_ms,
-            progress.refused,
-            progress.disconnects,
-        )
-    })
+    // All edges have said goodbye.
+    std::future::pending().await
 }
 
-fn note(notice: Notice, progress: &mut Progress) -> Result<(), Failure> {
+fn note(notice: Notice, heard: &Heard) -> Result<(), Failure> {
     match notice {
         Notice::Connected { .. } => {}
-        Notice::Disconnected { reason } => {
-            progress.disconnects += 1;
+        Notice::Disconnected {
+            reason,
+            unauthenticated: true,
+        } => {
+            let reason = anyhow::anyhow!("the node does not accept the key: {reason}");
+            return Err(Failure::Failed(reason));
+        }
+        Notice::Disconnected { reason, .. } => {
+            heard.disconnects.fetch_add(1, Ordering::Relaxed);
             complain(&format!("disconnected: {reason}"));
         }
         Notice::Refused(refused) => {
-            progress.refused += 1;
-            if progress.refused == 1 {
+            if heard.refused.fetch_add(1, Ordering::Relaxed) == 0 {
                 complain(&format!("the first refusal: {refused:?}"));
             }
         }
