@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use headcount_model::control::OCCUPANCY_INTERVAL_MAX;
 use headcount_model::{
     AppId, Batch, ChannelKey, ChannelName, Claim, Command, Entry, Event, EventId, EventKind, Fence,
     Logged, LoggedEvent, Mark, Occupancy, OwnerRef, Pacing, Position, RegionName, Timestamp,
@@ -11,7 +12,7 @@ use headcount_model::{
 
 use crate::channel::{Channel, Told};
 use crate::region::{Region, RegionIndex};
-use crate::{DUE_CHUNK, EXPIRE_CHUNK, OCCUPANCY_INTERVAL_MAX, Shard};
+use crate::{DUE_CHUNK, EXPIRE_CHUNK, Shard};
 
 /// What an entry did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -338,6 +339,7 @@ impl Shard {
         if pacing.version <= self.pacing.version {
             return Outcome::Repeated;
         }
+        // Refused before it comes here; what an older release let through is bounded all the same.
         let occupancy_interval = pacing.occupancy_interval.min(OCCUPANCY_INTERVAL_MAX);
         self.pacing = Pacing {
             occupancy_interval,

@@ -45,10 +45,6 @@ pub const EXPIRE_CHUNK: usize = 1024;
 /// Most occupancy events that one entry tells because they became due. Part of the replicated rules.
 pub const DUE_CHUNK: usize = 1024;
 
-/// The longest interval between paced occupancy events that [`Pacing`] may ask for: the contract's
-/// bound on staleness (`contract.md` section 2).
-pub const OCCUPANCY_INTERVAL_MAX: Duration = Duration::from_secs(15);
-
 /// Shard: the replicated state of a slice of the channel space.
 ///
 /// Equal after equal logs, to the byte of its snapshot.

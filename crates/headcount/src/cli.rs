@@ -244,10 +244,10 @@ pub(crate) enum Cluster {
     },
     /// Change the settings that the cluster itself keeps.
     Set {
-        /// Least time between two paced occupancy events of a channel.
+        /// Least time between two paced occupancy events of a channel, from 10ms to 15s.
         #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
         occupancy_interval: Option<Duration>,
-        /// Replicas of each shard in a region that has the nodes.
+        /// Replicas of each shard in a region that has the nodes, from 1 to 5.
         #[arg(long, value_name = "N")]
         copies: Option<u32>,
     },

@@ -34,8 +34,13 @@ pub const REVOKED_SPAN_MIN: Duration = Duration::from_secs(24 * 3600);
 /// Most replicas of a shard that a region can be asked to hold.
 pub const COPIES_MAX: u32 = 5;
 
-/// Longest interval between paced occupancy events: beyond it people take counts for stuck.
-pub const OCCUPANCY_INTERVAL_MAX: Duration = Duration::from_secs(600);
+/// Shortest interval between paced occupancy events: below it every change is told, and busy
+/// channels drown their watchers.
+pub const OCCUPANCY_INTERVAL_MIN: Duration = Duration::from_millis(10);
+
+/// Longest interval between paced occupancy events: the contract's bound on staleness
+/// (`contract.md` section 2).
+pub const OCCUPANCY_INTERVAL_MAX: Duration = Duration::from_secs(15);
 
 /// The version of [`super::ControlCommand`] that this release understands: a node says it when it
 /// starts, so that a newer command is proposed only when every member can apply it.

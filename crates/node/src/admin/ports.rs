@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use headcount_model::control::{Refusal, WEIGHT_MAX};
+use headcount_model::control::{
+    COPIES_MAX, OCCUPANCY_INTERVAL_MAX, OCCUPANCY_INTERVAL_MIN, Refusal, WEIGHT_MAX,
+};
 use headcount_model::{NodeId, RegionName};
 
 use super::status::ClusterStatus;
@@ -99,6 +101,19 @@ impl OperatorCommand {
                 ))),
                 None => Ok(()),
             },
+            Self::SetCopies(copies) if !(1..=COPIES_MAX).contains(copies) => {
+                Err(OperatorError::Invalid(format!(
+                    "copies must be from 1 to {COPIES_MAX}, not {copies}"
+                )))
+            }
+            Self::SetOccupancyInterval(interval)
+                if !(OCCUPANCY_INTERVAL_MIN..=OCCUPANCY_INTERVAL_MAX).contains(interval) =>
+            {
+                Err(OperatorError::Invalid(format!(
+                    "the occupancy interval must be from {OCCUPANCY_INTERVAL_MIN:?} to \
+                     {OCCUPANCY_INTERVAL_MAX:?}, not {interval:?}"
+                )))
+            }
             Self::Drain(_)
             | Self::Undrain(_)
             | Self::Remove(_)

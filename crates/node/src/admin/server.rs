@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::connect_info::Connected;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -108,6 +109,14 @@ pub(super) fn router(
         .route("/readyz", get(readyz))
         .route("/metrics", get(scrape))
         .merge(operations)
+        .method_not_allowed_fallback(async || {
+            let remedy = "the header Allow names what is";
+            failure(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "the method is not allowed here",
+                Some(remedy),
+            )
+        })
         .fallback(async || failure(StatusCode::NOT_FOUND, "there is nothing at this path", None))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(admin)
@@ -248,7 +257,11 @@ async fn node(
     command_node(&admin, command).await
 }
 
-async fn weights(State(admin): State<Admin>, body: Bytes) -> Response {
+async fn weights(State(admin): State<Admin>, body: Body) -> Response {
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) => return unread(&rejection),
+    };
     let weights: BTreeMap<RegionName, u32> = match serde_json::from_slice(&body) {
         Ok(weights) => weights,
         Err(error) => return malformed(&error, "{\"us-east-1\": 100}"),
@@ -264,7 +277,11 @@ struct ChangedSettings {
     copies: Option<u32>,
 }
 
-async fn settings(State(admin): State<Admin>, body: Bytes) -> Response {
+async fn settings(State(admin): State<Admin>, body: Body) -> Response {
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) => return unread(&rejection),
+    };
     let changed: ChangedSettings = match serde_json::from_slice(&body) {
         Ok(changed) => changed,
         Err(error) => return malformed(&error, "{\"occupancy_interval_ms\": 5000, \"copies\": 2}"),
@@ -289,6 +306,14 @@ async fn command_node(admin: &Admin, command: OperatorCommand) -> Response {
     }
     tracing::info!(target: "admin", ?command, "an operator asked");
     done(admin.operator.command(command).await)
+}
+
+/// A request's body, or why it was not read.
+type Body = Result<Bytes, BytesRejection>;
+
+fn unread(rejection: &BytesRejection) -> Response {
+    let remedy = format!("send at most {BODY_BYTES_MAX} bytes");
+    failure(rejection.status(), &rejection.body_text(), Some(&remedy))
 }
 
 fn malformed(error: &serde_json::Error, example: &str) -> Response {

@@ -241,7 +241,17 @@ async fn commands_reach_the_node() {
 #[tokio::test]
 async fn what_is_malformed_is_refused_here() {
     let served = Served::open().await;
+    let large = " ".repeat(100_000);
     for (line, body, expected) in [
+        ("PUT /v1/weights", large.as_str(), 413),
+        ("PUT /v1/settings", large.as_str(), 413),
+        ("PUT /v1/settings", r#"{"copies": 0}"#, 400),
+        ("PUT /v1/settings", r#"{"occupancy_interval_ms": 0}"#, 400),
+        (
+            "PUT /v1/settings",
+            r#"{"occupancy_interval_ms": 600000}"#,
+            400,
+        ),
         ("POST /v1/nodes/seven/drain", "", 400),
         ("POST /v1/nodes/7/eject", "", 404),
         ("PUT /v1/weights", "", 400),
@@ -253,7 +263,9 @@ async fn what_is_malformed_is_refused_here() {
         ("GET /v1/init", "", 405),
     ] {
         let (status, answer) = served.ask(line, "", body).await;
-        assert_eq!(status, expected, "{line} {body}: {answer}");
+        assert_eq!(status, expected, "{line}: {answer}");
+        let told: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        assert!(told["error"].is_string(), "{line}: {answer}");
     }
     assert!(served.operator.0.lock().unwrap().asked.is_empty());
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use headcount_model::control::{COPIES_MAX, OCCUPANCY_INTERVAL_MAX, OCCUPANCY_INTERVAL_MIN};
 use headcount_model::{COUNT_MAX, SHARDS_MAX};
 
 use super::fault::Fault;
@@ -245,7 +246,8 @@ sections! {
     coordinator: Coordinator {
         /// Least time between two `channel.occupancy` of one channel that cross nothing. Too low:
         /// watchers of busy channels drown. Too high: the counts that they see are old.
-        occupancy_interval: Duration = secs(5), ms(10)..=minutes(10);
+        occupancy_interval: Duration = secs(5),
+            OCCUPANCY_INTERVAL_MIN..=OCCUPANCY_INTERVAL_MAX;
     }
 
     /// How events reach watchers.
@@ -285,7 +287,7 @@ sections! {
         /// How many replicas of each shard a region with enough nodes holds. With 1, a region whose
         /// node dies counts for nothing until a fresh replica has caught up. Read by the node that
         /// founds the cluster.
-        copies: u32 = 2, 1..=5;
+        copies: u32 = 2, 1..=COPIES_MAX;
     }
 
     /// Raft: bounds of each group, and of what they share.
