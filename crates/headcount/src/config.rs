@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::cli::{Config, Settings};
 use crate::failure::Failure;
+use crate::files;
 use crate::output::{Output, complain};
 
 /// Loads a node's settings; tells warnings.
@@ -48,7 +49,8 @@ fn check(settings: &Settings, output: Output) -> Result<(), Failure> {
         }
         other => other?,
     };
-    let warnings = loaded.config.warnings();
+    let mut warnings = loaded.config.warnings();
+    warnings.extend(files::warning(&loaded.config));
     if output.is_json() {
         return output.json(&json!({ "good": true, "faults": [], "warnings": warnings }));
     }

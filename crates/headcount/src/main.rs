@@ -13,6 +13,7 @@ mod demo;
 mod dev;
 mod events;
 mod failure;
+mod files;
 mod load;
 mod output;
 mod rest;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         }
     };
     let output = Output::new(cli.json);
+    files::raise();
     match run(cli, output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

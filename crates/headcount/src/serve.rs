@@ -10,6 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::cli::{Join, Serve};
 use crate::config::loaded;
 use crate::failure::Failure;
+use crate::files;
 use crate::output::{Output, complain};
 
 pub(crate) async fn serve(arguments: Serve, output: Output) -> Result<(), Failure> {
@@ -36,7 +37,7 @@ async fn run(loaded: Loaded, founding: Founding, output: Output) -> Result<(), F
     let Loaded { config, .. } = loaded;
     let Config { telemetry: log, .. } = &config;
     telemetry::log_lines(&log.log, log.log_format).map_err(Failure::failed)?;
-    for warning in config.warnings() {
+    for warning in config.warnings().into_iter().chain(files::warning(&config)) {
         tracing::warn!(target: "node", "{warning}");
     }
     let mut signals = Signals::listen()?;
