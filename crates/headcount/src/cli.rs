@@ -182,7 +182,8 @@ pub(crate) struct Dev {
     #[arg(long)]
     pub(crate) wan: bool,
 
-    /// Keep state in this directory; otherwise it is forgotten at the end.
+    /// Keep state in this directory; otherwise it is forgotten at the end. Ports and shards stay
+    /// what they were at the first start.
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
 

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 use crate::cli::Dev;
 use crate::failure::Failure;
+use crate::kept::Kept;
 use crate::output::{Output, complain, table};
 use crate::serve::Signals;
 
@@ -85,22 +86,36 @@ impl DevCluster {
                 (directory.path().to_owned(), Some(directory))
             }
         };
+        let kept = match &arguments.data_dir {
+            Some(directory) => Kept::read(directory)?,
+            None => None,
+        };
+        if let Some(kept) = &kept {
+            kept.check(arguments)?;
+        }
         // All of them before anything is bound, so that a fault is told before anything starts.
         for index in 0..DEV_REGIONS.len() {
-            config(arguments, index, &data_dir, None)?;
+            config(arguments, index, &data_dir, kept.as_ref(), None)?;
         }
         output.say("Starting three regions …")?;
         let mut nodes = Vec::new();
         let mut regions = Vec::new();
+        let mut ports = Vec::new();
         let mut first_peer = None;
         let (mut shards, mut linger) = (0, Duration::ZERO);
         for (index, name) in DEV_REGIONS.into_iter().enumerate() {
-            let config = config(arguments, index, &data_dir, first_peer)?;
+            let config = config(arguments, index, &data_dir, kept.as_ref(), first_peer)?;
             (shards, linger) = (config.cluster.shards, config.region.linger);
             let listeners = Listeners::bind(&config).await.map_err(port_hint)?;
             let address = |listener: &tokio::net::TcpListener| -> Result<SocketAddr, Failure> {
                 listener.local_addr().map_err(Failure::failed)
             };
+            ports.push([
+                address(&listeners.client)?.port(),
+                address(&listeners.reporter)?.port(),
+                address(&listeners.peer)?.port(),
+                address(&listeners.admin)?.port(),
+            ]);
             first_peer = Some(first_peer.unwrap_or(address(&listeners.peer)?));
             regions.push(DevRegion {
                 name,
@@ -120,6 +135,15 @@ impl DevCluster {
             };
             let node = Node::start(config, listeners, Options { founding, delays }).await;
             nodes.push(node.map_err(Failure::failed)?);
+        }
+        if let Some(directory) = &arguments.data_dir {
+            let port = arguments.port;
+            Kept {
+                port,
+                shards,
+                ports,
+            }
+            .write(directory)?;
         }
         try_join_all(nodes.iter().map(|node| node.wait_ready(START)))
             .await
@@ -229,6 +253,7 @@ fn config(
     arguments: &Dev,
     index: usize,
     data_dir: &Path,
+    kept: Option<&Kept>,
     first_peer: Option<SocketAddr>,
 ) -> Result<Config, Failure> {
     let own = |flag: &&String| flag.starts_with("node.") || flag.starts_with("listen.");
@@ -242,7 +267,7 @@ fn config(
     if arguments.wan {
         "wan".clone_into(&mut base.cluster.timing);
     }
-    if let Some(shards) = arguments.shards {
+    if let Some(shards) = arguments.shards.or(kept.map(|kept| kept.shards)) {
         base.cluster.shards = shards;
     }
     let listen = &mut base.listen;
@@ -252,10 +277,12 @@ fn config(
         &mut listen.peer,
         &mut listen.admin,
     ];
-    for (offset, listener) in (0_u16..).zip(listeners) {
-        let offset = 10 * u16::try_from(index).unwrap_or(0) + offset;
+    for (place, listener) in (0_u16..).zip(listeners) {
+        let offset = 10 * u16::try_from(index).unwrap_or(0) + place;
         let port = if arguments.port == 0 {
-            Some(0)
+            // Any free one at first, and the same ever after.
+            let kept = kept.and_then(|kept| kept.ports.get(index));
+            Some(kept.map_or(0, |ports| ports[usize::from(place)]))
         } else {
             arguments.port.checked_add(offset)
         };
@@ -324,6 +351,7 @@ mod tests {
             &arguments(line),
             index,
             Path::new("x"),
+            None,
             Some("127.0.0.1:7".parse().unwrap()),
         )
     }

@@ -14,6 +14,7 @@ mod dev;
 mod events;
 mod failure;
 mod files;
+mod kept;
 mod load;
 mod output;
 mod rest;
