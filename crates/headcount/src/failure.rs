@@ -1,6 +1,9 @@
 //! How a command fails: what is told, and with which code the process ends.
 
 use headcount_node::config::ConfigError;
+use serde_json::json;
+
+use crate::output::{Output, complain};
 
 /// The exit code of what was asked for wrongly (`EX_USAGE`).
 pub(crate) const USAGE: u8 = 64;
@@ -40,10 +43,19 @@ impl Failure {
         }
     }
 
-    /// Tells the failure on the standard error output.
-    pub(crate) fn report(&self) {
-        if !matches!(self, Self::NobodyReads) {
-            crate::output::complain(&format!("error: {self}"));
+    /// Tells the failure on the standard error output, as one line of JSON if programs read.
+    pub(crate) fn report(&self, output: Output) {
+        let kind = match self {
+            Self::Usage(_) => "usage",
+            Self::Config(_) => "config",
+            Self::Failed(_) => "failed",
+            Self::NobodyReads => return,
+        };
+        if output.is_json() {
+            let error = json!({ "error": { "kind": kind, "message": self.to_string() } });
+            complain(&error.to_string());
+        } else {
+            complain(&format!("error: {self}"));
         }
     }
 }

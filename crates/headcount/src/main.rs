@@ -35,7 +35,12 @@ fn main() -> ExitCode {
         Err(error) => {
             let asked_for_help = !error.use_stderr();
             // Nobody may be reading any more; there is nothing better to do about it.
-            drop(error.print());
+            if !asked_for_help && std::env::args_os().any(|argument| argument == "--json") {
+                let told = error.to_string();
+                Failure::usage(told.trim_end()).report(Output::new(true));
+            } else {
+                drop(error.print());
+            }
             return ExitCode::from(if asked_for_help { 0 } else { failure::USAGE });
         }
     };
@@ -44,7 +49,7 @@ fn main() -> ExitCode {
     match run(cli, output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            failure.report();
+            failure.report(output);
             ExitCode::from(failure.code())
         }
     }

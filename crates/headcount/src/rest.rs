@@ -168,9 +168,14 @@ impl Reader {
 
 /// Checks the address of a server.
 pub(crate) fn server_url(flag: &str, text: &str) -> Result<Url, Failure> {
-    let url = Url::parse(text)
-        .ok()
-        .filter(|url| url.scheme() == "http" && url.has_host());
+    let url = Url::parse(text).ok();
+    if url.as_ref().is_some_and(|url| url.scheme() == "https") {
+        return Err(Failure::usage(format!(
+            "{flag}: TLS is not spoken here yet; name the node's own listener, http://…, in place of \
+             {text}"
+        )));
+    }
+    let url = url.filter(|url| url.scheme() == "http" && url.has_host());
     let url = url.ok_or_else(|| {
         Failure::usage(format!(
             "{flag}: expected an address such as http://127.0.0.1:8080, found {text:?}"
@@ -438,7 +443,9 @@ mod tests {
     #[test]
     fn servers_are_spoken_to_by_plain_http() {
         assert!(server_url("--server", "http://127.0.0.1:8080").is_ok());
-        for bad in ["127.0.0.1:8080", "https://x", "http://", "x"] {
+        let secure = server_url("--server", "https://x").unwrap_err();
+        assert!(secure.to_string().contains("--server: TLS"), "{secure}");
+        for bad in ["127.0.0.1:8080", "http://", "x"] {
             let failure = server_url("--server", bad).unwrap_err();
             assert!(failure.to_string().contains("--server: expected"), "{bad}");
         }

@@ -30,13 +30,18 @@ impl Running {
 
     /// Reads lines until one is the event of that name.
     fn wait_event(&mut self, name: &str) -> Value {
+        self.wait_line(name, |line| line["event"] == name)
+    }
+
+    /// Reads lines until one is as wanted.
+    fn wait_line(&mut self, why: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         for line in self.lines.by_ref() {
             let line: Value = serde_json::from_str(&line.expect("text")).expect("JSON");
-            if line["event"] == name {
+            if wanted(&line) {
                 return line;
             }
         }
-        panic!("the process ended without {name}");
+        panic!("the process ended without {why}");
     }
 
     /// Asks it to end, and returns its exit code.
@@ -132,6 +137,104 @@ fn a_cluster_is_founded_by_command_and_joined_by_command() {
     // Asked to end, a node drains and ends well.
     assert_eq!(second.terminate(), Some(0));
     assert_eq!(first.terminate(), Some(0));
+}
+
+/// Runs a command to its end; returns its exit code, the JSON that it printed last, and its error.
+fn ended(arguments: &[&str]) -> (Option<i32>, Value, String) {
+    let output = headcount(arguments).output().expect("the binary runs");
+    let last = |text: &[u8]| -> Option<Value> {
+        let text = std::str::from_utf8(text).expect("text");
+        let mut lines = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        lines.next_back()
+    };
+    let error = last(&output.stderr).unwrap_or_default();
+    let message = error["error"]["message"].as_str().unwrap_or_default();
+    let told = last(&output.stdout).unwrap_or_default();
+    (output.status.code(), told, message.to_owned())
+}
+
+const ROOT: &str = "dev.root:root-secret";
+
+#[test]
+fn a_development_cluster_is_used_by_command() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let kept = directory.path().to_str().expect("text");
+    let dev = |more: &[&'static str]| {
+        let mut arguments = vec!["dev", "--data-dir", kept];
+        arguments.extend(more);
+        arguments
+    };
+    let fresh = dev(&["--port", "0", "--shards", "2", "--set", "region.linger=60s"]);
+    let mut cluster = Running::start(&fresh);
+    let ready = cluster.wait_event("ready");
+    let address = |region: usize, listener: &str| {
+        let address = &ready["regions"][region][listener];
+        address.as_str().expect("an address").to_owned()
+    };
+    let (reporter, server) = (address(0, "reporter"), address(1, "client"));
+    let ask = ["--server", &server, "--key", ROOT];
+    let asked = |command: &[&str]| ended(&[command, &ask].concat());
+
+    // Who watches hears of the load in another region, which says how it went.
+    let mut tail = Running::start(&[&["events", "tail", "--prefix", "load:0"], &ask[..]].concat());
+    let mut watch = Running::start(&[&["channels", "watch", "load:0"], &ask[..]].concat());
+    let load = [
+        "load",
+        "--reporter",
+        &reporter,
+        "--channels",
+        "1",
+        "--connections",
+        "7",
+    ];
+    let calm = ["--rate", "0", "--burst-every", "0", "--edges", "1"];
+    let mut loading = Running::start(&[&load[..], &calm, &["--key", ROOT]].concat());
+    loading.wait_line("progress", |progress| progress["connections"] == 7);
+    tail.wait_line("the opening", |event| event["name"] == "channel.opened");
+    watch.wait_line("all seven", |told| {
+        told.to_string().contains("\"connections\":7")
+    });
+    let (code, listed, _) = asked(&["channels", "list", "--prefix", "load:"]);
+    assert_eq!((code, listed), (Some(0), "load:0".into()));
+    let (code, told, _) = asked(&["channels", "get", "load:0", "--strong"]);
+    let counts = &told["channel"]["status"]["occupancy"]["metrics"];
+    assert_eq!(
+        (code, &counts["connections"]),
+        (Some(0), &7.into()),
+        "{told}"
+    );
+    assert_eq!(loading.terminate(), Some(0));
+
+    // What cannot go well ends soon, and badly.
+    let forever = ["--duration", "1h"];
+    let wrong = [&load[..], &calm, &["--key", "dev.root:wrong"], &forever].concat();
+    let (code, _, why) = ended(&wrong);
+    assert!(
+        code == Some(1) && why.contains("does not accept the key"),
+        "{why}"
+    );
+    let nobody = ["load", "--reporter", "http://127.0.0.1:1", "--key", ROOT];
+    let (code, last, why) = ended(&[&nobody[..], &["--duration", "1s"]].concat());
+    assert!(code == Some(1) && why.contains("acknowledged"), "{why}");
+    assert_eq!(last["finished"], true);
+    let secure = ["channels", "list", "--key", ROOT, "--server", "https://x"];
+    let (code, _, why) = ended(&secure);
+    assert!(code == Some(64) && why.contains("TLS"), "{why}");
+
+    // It is taken up again as it was, or not at all.
+    assert_eq!(cluster.terminate(), Some(0));
+    let (code, _, why) = ended(&dev(&["--port", "9000"]));
+    let port = address(2, "admin").rsplit(':').next().map(str::to_owned);
+    let port = port.expect("a port");
+    assert!(code == Some(64) && why.contains(&port), "{why}");
+    let (code, _, why) = ended(&dev(&["--port", "0", "--shards", "32"]));
+    assert!(code == Some(64) && why.contains("2 shards"), "{why}");
+    let mut again = Running::start(&dev(&["--port", "0"]));
+    let regions = again.wait_event("ready")["regions"].take();
+    assert_eq!(regions, ready["regions"]);
+    assert_eq!(again.terminate(), Some(0));
 }
 
 /// The story fails by itself where the cluster does not do what it tells.
