@@ -1,11 +1,13 @@
 //! `headcount serve` and `headcount join`: one node, from its settings to its end.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use headcount_node::config::{Config, Loaded};
 use headcount_node::{Founding, Listeners, Node, Options, telemetry};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 
 use crate::cli::{Join, Serve};
 use crate::config::loaded;
@@ -72,12 +74,15 @@ async fn run(loaded: Loaded, founding: Founding, output: Output) -> Result<(), F
             complain("draining; once more to end at once");
             tokio::select! {
                 () = node.drain() => complain("drained"),
-                () = signals.next() => complain("ended without draining"),
+                () = signals.again() => complain("ended without draining"),
             }
             Ok(())
         }
     }
 }
+
+/// How long after a signal another one is taken for the same.
+const TWICE: Duration = Duration::from_secs(1);
 
 /// The signals that ask a process to end.
 pub(crate) struct Signals {
@@ -92,6 +97,15 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt()).map_err(Failure::failed)?,
             terminate: signal(SignalKind::terminate()).map_err(Failure::failed)?,
         })
+    }
+
+    /// Waits for one that was meant to come a second time: what stops a process may send its
+    /// signal twice at once, to the process and to its group.
+    async fn again(&mut self) {
+        let first = Instant::now();
+        while first.elapsed() < TWICE {
+            self.next().await;
+        }
     }
 
     /// Waits for one.
