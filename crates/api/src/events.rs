@@ -18,6 +18,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::credentials;
 use crate::exchange::Exchange;
+use crate::page::prefix;
 use crate::problem::Problem;
 use crate::query::Query;
 use crate::routes::{Shared, app_of};
@@ -41,7 +42,7 @@ pub(crate) async fn events(
     credential.may(Operation::Subscribe, LIFECYCLE)?;
     let filter = WatchFilter {
         app: Some(app_of(&credential)),
-        prefix: exchange.query.get("prefix").unwrap_or("").to_owned(),
+        prefix: prefix(&exchange.query)?,
         kinds: kinds(&exchange.query)?,
     };
     let cursor = resume_point(&headers, &exchange.query)?;

@@ -47,10 +47,7 @@ impl ListParams {
     pub(crate) fn parse(query: &Query, version: Version) -> Result<Self, Problem> {
         let refuse = |name, reason| Err(Problem::Parameter { name, reason });
         let limit = links::limit(query)?;
-        let prefix = query.get("prefix").unwrap_or("").to_owned();
-        if prefix.len() > CHANNEL_BYTES_MAX {
-            return refuse("prefix", "it is longer than any channel's name");
-        }
+        let prefix = prefix(query)?;
         let by = match query.given("by") {
             None if version.lists_values() => By::Value,
             None | Some("id") => By::Id,
@@ -83,6 +80,18 @@ impl ListParams {
         let (current, next) = (self.after.as_ref().map(cursor), next.map(cursor));
         self.walk.links(current.as_deref(), next.as_deref())
     }
+}
+
+/// Reads `prefix`, by which lists and event streams choose channels; none means all.
+pub(crate) fn prefix(query: &Query) -> Result<String, Problem> {
+    let prefix = query.get("prefix").unwrap_or("");
+    if prefix.len() > CHANNEL_BYTES_MAX {
+        return Err(Problem::Parameter {
+            name: "prefix",
+            reason: "it is longer than any channel's name",
+        });
+    }
+    Ok(prefix.to_owned())
 }
 
 /// Makes the cursor of the page that begins after a name: good on any node, since the walk is

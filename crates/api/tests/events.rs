@@ -150,6 +150,7 @@ async fn requests_that_cannot_be_streams_are_refused() {
         ("?cursor=x", 400, 40011),
         ("?kinds=opened", 400, 40003),
         ("?prefix=%ff", 400, 40000),
+        (&format!("?prefix={}", "x".repeat(3_000)), 400, 40003),
     ] {
         let answer = node.get(&format!("/events{query}")).await;
         assert_eq!((answer.status, answer.code()), (status, code), "{query}");
