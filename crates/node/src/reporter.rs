@@ -257,6 +257,9 @@ mod tests {
             // allow-sleep: polls for a condition with a deadline
             tokio::time::sleep(FOLLOW / 4).await;
         }
+        let refused = edge.report(futures::stream::pending()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+        assert!(refused.message().contains("missing"), "{refused}");
         let answer = http(&addresses.client, "GET /channels").await;
         assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
         let expected = [

@@ -37,8 +37,8 @@ impl Keys {
         }
     }
 
-    fn credential(&self, authorization: Option<&str>) -> Result<Credential, AccessError> {
-        let presented = Presented::from_authorization(authorization.unwrap_or_default())?;
+    fn credential(&self, authorization: &str) -> Result<Credential, AccessError> {
+        let presented = Presented::from_authorization(authorization)?;
         let credential = authenticate(&self.apps, presented, Clock::wall().0)?;
         self.revoked.check(&credential)?;
         Ok(credential)
@@ -98,6 +98,11 @@ impl reporter::Authorize for Keys {
 
     fn authorize(&self, authorization: Option<&str>) -> Result<EdgeGrant, reporter::Denied> {
         let unauthenticated = |reason: String| reporter::Denied::Unauthenticated(reason);
+        let Some(authorization) = authorization else {
+            let reason = "metadata authorization is missing: send Basic with a key or Bearer with a \
+                          token";
+            return Err(unauthenticated(reason.to_owned()));
+        };
         let credential = self.credential(authorization);
         let credential = credential.map_err(|error| unauthenticated(error.to_string()))?;
         let app = AppId::new(credential.app());
@@ -113,7 +118,7 @@ impl watching::Admission for Keys {
     ) -> BoxFuture<'a, Result<AppId, watching::Denied>> {
         let admitted = || {
             let unauthenticated = |reason: String| watching::Denied::Unauthenticated(reason);
-            let credential = self.credential(Some(authorization));
+            let credential = self.credential(authorization);
             let credential = credential.map_err(|error| unauthenticated(error.to_string()))?;
             let permitted = credential.may(Operation::Subscribe, LIFECYCLE);
             permitted.map_err(|error| watching::Denied::PermissionDenied(error.to_string()))?;
