@@ -176,11 +176,14 @@ impl Store {
         disk: Arc<dyn Disk>,
         config: StoreConfig,
     ) -> Result<(Self, StoreDriver), OpenError> {
-        disk.create_dir("").map_err(log::io("create", "."))?;
-        let lock = disk.lock().map_err(log::io("lock", "lock"))?;
+        let root = disk.root();
+        let own = |file: &str| root.join(file).to_string_lossy().into_owned();
+        disk.create_dir("")
+            .map_err(log::io("create", &root.to_string_lossy()))?;
+        let lock = disk.lock().map_err(log::io("lock", &own("lock")))?;
         let lock = lock.ok_or_else(|| OpenError::Locked { dir: disk.root() })?;
         for dir in [log::DIR, snapshot::DIR, journal::DIR] {
-            disk.create_dir(dir).map_err(log::io("create", dir))?;
+            disk.create_dir(dir).map_err(log::io("create", &own(dir)))?;
         }
         let mut state = State::new();
         let log = Log::open(Arc::clone(&disk), config.segment_bytes, |r| state.replay(r))?;
