@@ -32,9 +32,8 @@ pub(crate) const ROUND_TRIPS_MS: [(&str, &str, u64); 3] = [
     ("eu-west-1", "ap-southeast-1", 240),
 ];
 
-/// What is logged unless `--log` says otherwise: raft warns of each message that a node which is
-/// still starting does not answer.
-const LOG: &str = "warn,openraft=error";
+/// What is logged unless `--log` says otherwise.
+const LOG: &str = "warn";
 
 /// One region of a running development cluster.
 #[derive(Clone, Debug)]

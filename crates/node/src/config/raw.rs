@@ -482,7 +482,7 @@ sections! {
     /// What the node writes about itself.
     telemetry: Telemetry {
         /// Which log lines are written: a level, or levels by stage such as `info,gossip=debug`.
-        log: String = "info,openraft=error".to_owned();
+        log: String = "info".to_owned();
         /// How log lines look: `text` for people, `json` for collectors.
         log_format: String = "text".to_owned();
     }
