@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -325,17 +325,18 @@ impl Network {
             self.0.config.relay_bytes_max,
             weigh,
         );
+        let endings = Endings::of(node);
         let open_raft = {
-            let (network, channel) = (self.clone(), channel.clone());
-            move |batches| exchange(&network, &channel, batches)
+            let (network, channel, endings) = (self.clone(), channel.clone(), endings.clone());
+            move |batches| exchange(&network, &channel, &endings, batches)
         };
         let open_gossip = {
-            let (network, channel) = (self.clone(), channel.clone());
-            move |batches| tell(&network, &channel, batches)
+            let (network, channel, endings) = (self.clone(), channel.clone(), endings.clone());
+            move |batches| tell(&network, &channel, &endings, batches)
         };
         let open_relay = {
             let (network, channel) = (self.clone(), channel.clone());
-            move |batches| carry(&network, node, &channel, batches)
+            move |batches| carry(&network, &channel, &endings, batches)
         };
         let tasks = vec![
             tokio::spawn(raft_source.run(delay, batch_max, open_raft)),
@@ -358,6 +359,7 @@ impl Network {
 fn exchange(
     network: &Network,
     channel: &Channel,
+    endings: &Endings,
     batches: BatchStream<Envelope>,
 ) -> BoxFuture<'static, bool> {
     let mut client =
@@ -368,7 +370,7 @@ fn exchange(
     });
     let request = network.signed(Requests(requests.boxed()));
     async move { client.exchange(request).await.map(drop) }
-        .map(log_end("raft"))
+        .map(endings.log("raft"))
         .boxed()
 }
 
@@ -376,6 +378,7 @@ fn exchange(
 fn tell(
     network: &Network,
     channel: &Channel,
+    endings: &Endings,
     batches: BatchStream<Parcel>,
 ) -> BoxFuture<'static, bool> {
     let mut client =
@@ -387,15 +390,15 @@ fn tell(
     });
     let request = network.signed(Requests(requests.boxed()));
     async move { client.tell(request).await.map(drop) }
-        .map(log_end("gossip"))
+        .map(endings.log("gossip"))
         .boxed()
 }
 
 /// Runs one stream of relayed parcels; resolves to whether it worked for a while.
 fn carry(
     network: &Network,
-    to: NodeId,
     channel: &Channel,
+    endings: &Endings,
     batches: BatchStream<relay::Parcel>,
 ) -> BoxFuture<'static, bool> {
     let mut client = RelayClient::new(channel.clone()).max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -404,7 +407,7 @@ fn carry(
         relay::CarryRequest { parcels }
     });
     let request = network.signed(Requests(requests.boxed()));
-    let ways = network.0.relay_ways.clone();
+    let (ways, to) = (network.0.relay_ways.clone(), endings.node);
     async move {
         let mut responses = client.carry(request).await?.into_inner();
         let mut way = None;
@@ -413,7 +416,7 @@ fn carry(
         }
         Ok(())
     }
-    .map(log_end("relay"))
+    .map(endings.log("relay"))
     .boxed()
 }
 
@@ -435,20 +438,76 @@ impl<T> Stream for Requests<T> {
     }
 }
 
-/// Returns what logs the end of a stream that begins now.
-fn log_end(stream: &'static str) -> impl FnOnce(Result<(), Status>) -> bool {
-    let started = tokio::time::Instant::now();
-    move |ended| {
-        match ended {
-            Err(status) if status.code() == tonic::Code::FailedPrecondition => {
-                let reason = status.message();
-                tracing::error!(target: "rpc", stream, reason, "refused by a peer");
-            }
-            Err(status) => {
-                tracing::debug!(target: "rpc", stream, reason = %status, "stream to a peer broke");
-            }
-            Ok(()) => tracing::debug!(target: "rpc", stream, "a peer ended the stream"),
+/// How the streams to one node end, and what was logged of it. A cheap handle.
+#[derive(Clone, Debug)]
+struct Endings {
+    node: NodeId,
+    /// Why the node refused a stream when that was logged last; until then, or once a stream
+    /// worked, nothing. Held for a comparison, never across an await.
+    refused: Arc<Mutex<Option<String>>>,
+}
+
+impl Endings {
+    fn of(node: NodeId) -> Self {
+        Self {
+            node,
+            refused: Arc::default(),
         }
-        started.elapsed() > Duration::from_secs(1)
+    }
+
+    /// Returns what logs the end of a stream that begins now, and says whether it worked for a
+    /// while. A refusal is logged once for all streams, until its reason changes: they are opened
+    /// again every second, and time does not mend what was refused.
+    fn log(&self, stream: &'static str) -> impl FnOnce(Result<(), Status>) -> bool + use<> {
+        let started = tokio::time::Instant::now();
+        let endings = self.clone();
+        move |ended| {
+            let worked = started.elapsed() > Duration::from_secs(1);
+            if worked {
+                endings.told(None);
+            }
+            let peer = endings.node;
+            match ended {
+                Err(status) if status.code() == tonic::Code::FailedPrecondition => {
+                    let reason = status.message();
+                    if endings.told(Some(reason)) {
+                        tracing::error!(target: "rpc", %peer, stream, reason, "refused by a peer");
+                    }
+                }
+                Err(status) => {
+                    tracing::debug!(
+                        target: "rpc", %peer, stream, reason = %status, "stream to a peer broke"
+                    );
+                }
+                Ok(()) => tracing::debug!(target: "rpc", %peer, stream, "a peer ended the stream"),
+            }
+            worked
+        }
+    }
+
+    /// Notes why the node refuses now; returns whether that is new.
+    fn told(&self, reason: Option<&str>) -> bool {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.as_deref() == reason {
+            return false;
+        }
+        *refused = reason.map(str::to_owned);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_once_until_it_changes_or_a_stream_worked() {
+        let endings = Endings::of(NodeId(2));
+        let of_another_stream = endings.clone();
+        assert!(endings.told(Some("other settings")));
+        assert!(!of_another_stream.told(Some("other settings")));
+        assert!(endings.told(Some("another cluster")));
+        endings.told(None);
+        assert!(endings.told(Some("another cluster")));
     }
 }
