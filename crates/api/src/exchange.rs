@@ -73,6 +73,7 @@ pub(crate) async fn exchange(
         method = %request.method(),
         path = %request.uri().path().chars().take(PATH_CHARS_MAX).collect::<String>(),
         channel = tracing::field::Empty,
+        shard = tracing::field::Empty,
     );
     let preflight = request.method() == Method::OPTIONS;
     let (format, prepared) = prepare(query, request.headers());

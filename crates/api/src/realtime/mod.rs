@@ -142,6 +142,8 @@ pub(crate) struct Core {
     slots: Arc<Semaphore>,
     /// Written by the server as it shuts down.
     pub(crate) phase: watch::Sender<Phase>,
+    /// How many shards the cluster has.
+    pub(crate) shards: u32,
 }
 
 impl std::fmt::Debug for Core {
@@ -165,6 +167,7 @@ impl Core {
             config,
             ports,
             phase: watch::Sender::new(Phase::Serving),
+            shards: node.shards,
         }
     }
 
