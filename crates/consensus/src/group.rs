@@ -141,7 +141,7 @@ impl Group {
             });
         }
         let Ok(_permit) = self.0.proposals.try_acquire() else {
-            telemetry::proposals_overloaded.count(1);
+            telemetry::proposals_overloaded_total.count(1);
             return Err(ProposeError::Overloaded {
                 limit: self.0.limits.proposals_in_flight,
             });
@@ -154,7 +154,7 @@ impl Group {
         }));
         match &result {
             Ok(_) => telemetry::commit_seconds.record(begun.elapsed()),
-            Err(ProposeError::Unknown { .. }) => telemetry::proposals_unknown.count(1),
+            Err(ProposeError::Unknown { .. }) => telemetry::proposals_unknown_total.count(1),
             Err(_) => {}
         }
         result

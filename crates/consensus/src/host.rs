@@ -231,7 +231,7 @@ impl Host {
         let result = match self.0.install(header, chunks).await {
             Ok(vote) => Reply::Vote(vote),
             Err(reason) => {
-                telemetry::inbound_refused.count(1);
+                telemetry::inbound_refused_total.count(1);
                 Reply::Refusal(wire::Refusal {
                     reason: reason.into(),
                 })
@@ -446,7 +446,7 @@ impl Watching {
             told.send_if_modified(|before| {
                 let changed = *before != now;
                 if before.epoch != now.epoch && now.epoch.is_some() {
-                    telemetry::leader_changes.count(1);
+                    telemetry::leader_changes_total.count(1);
                 }
                 *before = now;
                 changed

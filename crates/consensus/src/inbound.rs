@@ -51,14 +51,14 @@ pub(crate) async fn serve(
 /// Sends an answer on its way; when that fails its caller runs into its deadline.
 pub(crate) fn send_reply(peers: &dyn Peers, to: NodeId, reply: wire::Envelope) {
     if let Err(error) = peers.send(to, reply) {
-        telemetry::replies_dropped.count(1);
+        telemetry::replies_dropped_total.count(1);
         tracing::debug!(target: "consensus", node = %to, %error, "an answer was dropped");
     }
 }
 
 /// Returns the envelope that refuses `request`.
 pub(crate) fn refuse(request: &wire::Envelope, reason: Reason) -> wire::Envelope {
-    telemetry::inbound_refused.count(1);
+    telemetry::inbound_refused_total.count(1);
     let refusal = wire::Refusal {
         reason: reason.into(),
     };

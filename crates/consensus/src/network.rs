@@ -133,8 +133,8 @@ impl Client {
             .acquire()
             .await
             .expect("the semaphore is never closed");
-        telemetry::snapshots_sent.count(1);
-        telemetry::snapshot_sent_bytes.count(bytes);
+        telemetry::snapshots_sent_total.count(1);
+        telemetry::snapshot_sent_bytes_total.count(bytes);
         let timeout = self.link.limits.snapshot_timeout;
         let sending = self.link.peers.send_snapshot(self.node, header, chunks);
         let reply = tokio::time::timeout(timeout, sending)

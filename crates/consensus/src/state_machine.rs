@@ -173,7 +173,7 @@ impl RaftStateMachine<Types> for StateMachine {
         })?
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         if snapshot.stored_by != Some(self.disk.replica) {
-            telemetry::snapshots_installed.count(1);
+            telemetry::snapshots_installed_total.count(1);
             let first_index = meta.last_log_id.map_or(0, |id| id.index() + 1);
             let journal =
                 self.disk
@@ -261,7 +261,7 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
             .journal
             .map_or(JournalStep::None, |shard| JournalStep::Keep { shard });
         self.disk.write(&self.meta, journal, chunks.clone()).await?;
-        telemetry::snapshots_built.count(1);
+        telemetry::snapshots_built_total.count(1);
         telemetry::snapshot_build_seconds.record(begun.elapsed());
         let snapshot = SnapshotChunks {
             chunks,

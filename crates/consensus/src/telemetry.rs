@@ -27,16 +27,16 @@ metric! {
     Gauge proposals_in_flight: "Proposals waiting for their reply, over all groups";
     Gauge snapshot_sends_free: "Snapshot sends that may start before the limit is reached";
     Histogram commit_seconds: "Time from a proposal to its reply, on the leader";
-    Counter proposals_overloaded: "Proposals refused because too many were in flight";
-    Counter proposals_unknown: "Proposals whose outcome could not be told";
-    Counter inbound_refused: "Requests from peers refused without being looked at";
-    Counter replies_dropped: "Answers to peers that found no connection or a full queue";
-    Counter snapshots_built: "Snapshots that groups took of themselves";
+    Counter proposals_overloaded_total: "Proposals refused because too many were in flight";
+    Counter proposals_unknown_total: "Proposals whose outcome could not be told";
+    Counter inbound_refused_total: "Requests from peers refused without being looked at";
+    Counter replies_dropped_total: "Answers to peers that found no connection or a full queue";
+    Counter snapshots_built_total: "Snapshots that groups took of themselves";
     Histogram snapshot_build_seconds: "Time to encode and store a snapshot";
-    Counter snapshots_sent: "Snapshots sent to followers, failed ones included";
-    Counter snapshot_sent_bytes: "Bytes of the snapshots sent to followers";
-    Counter snapshots_installed: "Snapshots installed from a leader";
-    Counter leader_changes: "Leadership changes seen, over all groups";
+    Counter snapshots_sent_total: "Snapshots sent to followers, failed ones included";
+    Counter snapshot_sent_bytes_total: "Bytes of the snapshots sent to followers";
+    Counter snapshots_installed_total: "Snapshots installed from a leader";
+    Counter leader_changes_total: "Leadership changes seen, over all groups";
 }
 
 /// A metric that only rises.
@@ -52,8 +52,10 @@ pub(crate) struct Gauge(&'static str);
 pub(crate) struct Histogram(&'static str);
 
 impl Counter {
+    /// Makes it known, too: rates of what was lost are asked for before anything is.
     fn describe(self, help: &'static str) {
         metrics::describe_counter!(self.0, help);
+        self.count(0);
     }
 
     pub(crate) fn count(self, by: u64) {

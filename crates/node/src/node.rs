@@ -815,6 +815,7 @@ impl Boot {
                 shards: shards.clone(),
                 wakers: wakers.clone(),
                 store: self.store.clone(),
+                network: network.clone(),
             }
             .run(),
         );

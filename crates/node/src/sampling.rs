@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use headcount_consensus::store::Store;
 use headcount_model::RegionName;
+use headcount_rpc::peers::Network;
 
 use crate::clock::Clock;
 use crate::shards::{Shards, Wakers};
@@ -21,6 +22,7 @@ pub(crate) struct Sampler {
     pub(crate) shards: Shards,
     pub(crate) wakers: Wakers,
     pub(crate) store: Store,
+    pub(crate) network: Network,
 }
 
 impl Sampler {
@@ -31,6 +33,11 @@ impl Sampler {
         let mut in_flight = telemetry::batches_in_flight();
         let mut mail = telemetry::mail_waiting();
         let mut watchers = telemetry::watchers();
+        let mut store = telemetry::StoreShares::default();
+        let mut queues = self
+            .network
+            .waiting()
+            .map(|(stream, _)| telemetry::peer_queue(stream));
         let mut ticks = tokio::time::interval(SAMPLE);
         let mut until_trim = TRIM_EVERY;
         loop {
@@ -46,6 +53,10 @@ impl Sampler {
             in_flight.set(stats.iter().map(|stats| stats.outbox.in_flight).sum());
             mail.set(stats.iter().map(|stats| stats.mail).sum());
             watchers.set(self.wakers.len());
+            store.set(&self.store.stats());
+            for (queue, (_, items)) in queues.iter_mut().zip(self.network.waiting()) {
+                queue.set(items);
+            }
             until_trim -= 1;
             if until_trim == 0 {
                 until_trim = TRIM_EVERY;

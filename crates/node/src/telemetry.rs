@@ -8,6 +8,7 @@ use std::io::IsTerminal;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use headcount_consensus::store::StoreStats;
 use headcount_model::{EventKind, RegionName};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
@@ -26,6 +27,10 @@ macro_rules! metric {
         /// Tells the installed recorder what each of the node's own metrics means.
         fn describe_own() {
             $($name.describe($help);)*
+            // Rates of what was lost are asked for before anything is.
+            for counter in LOSSES {
+                counter.count(0);
+            }
         }
 
         #[cfg(test)]
@@ -60,6 +65,17 @@ metric! {
     Counter feed_followers_dropped_total: "Nodes that followed a shard here and were too slow";
     Counter node_reads_forwarded_total: "Reads that a holder of the shard was asked for";
     Counter node_histories_refused_total: "Reads of the past refused, as too many were under way";
+    Counter feed_events_rolled_up_total:
+        "Occupancy events that slow watchers were spared, as newer ones of their channels followed";
+    Gauge node_peer_queue_items: "Items that wait for other nodes, by stream";
+    Gauge node_store_queued_bytes: "Bytes that wait for the disk or are being written";
+    Gauge node_store_queued_operations: "Operations that wait for the disk";
+    Gauge node_store_log_bytes: "Bytes of the log on disk";
+    Gauge node_store_snapshot_bytes: "Bytes of all snapshots on disk";
+    Gauge node_store_journal_bytes: "Bytes of the kept events of all shards";
+    Counter node_store_syncs_total: "Syncs of the log";
+    Counter node_store_operations_total: "Operations that those syncs made durable";
+    Histogram node_store_sync_seconds: "Time to write and sync a batch, of one batch a second";
     Gauge node_mailbox_letters: "Letters waiting for the drivers of shards";
     Counter node_letters_dropped_total: "Letters dropped by a full mailbox, to be resent";
     Gauge node_connections: "Open connections of gRPC and operators, by listener";
@@ -67,6 +83,18 @@ metric! {
         "Connections turned away or cut off, by listener and reason";
     Counter node_tasks_failed_total: "Tasks that ended unexpectedly, by task";
 }
+
+/// Counters without labels that should stay 0.
+const LOSSES: [Counter; 8] = [
+    region_adoptions_capped_total,
+    gossip_batches_resent_total,
+    gossip_transitions_dropped_total,
+    coordinator_commands_dropped_total,
+    feed_events_rolled_up_total,
+    feed_followers_dropped_total,
+    node_histories_refused_total,
+    node_letters_dropped_total,
+];
 
 /// A metric that only rises.
 #[derive(Clone, Copy, Debug)]
@@ -281,6 +309,62 @@ pub fn watcher_ended(reason: &'static str) {
     metrics::counter!(feed_watchers_ended_total.0, "reason" => reason).increment(1);
 }
 
+/// Counts occupancy events that a slow watcher was spared.
+pub fn rolled_up(events: u64) {
+    metrics::counter!(feed_events_rolled_up_total.0).increment(events);
+}
+
+/// Part of the items that wait for other nodes on a kind of stream.
+pub fn peer_queue(stream: &'static str) -> Share {
+    let gauge = metrics::gauge!(node_peer_queue_items.0, "stream" => stream);
+    Share { gauge, value: 0 }
+}
+
+/// One node's parts of what is told of stores.
+#[derive(Debug)]
+pub struct StoreShares {
+    queued_bytes: Share,
+    queued_operations: Share,
+    log_bytes: Share,
+    snapshot_bytes: Share,
+    journal_bytes: Share,
+    syncs: u64,
+    operations: u64,
+}
+
+impl Default for StoreShares {
+    fn default() -> Self {
+        Self {
+            queued_bytes: node_store_queued_bytes.share(),
+            queued_operations: node_store_queued_operations.share(),
+            log_bytes: node_store_log_bytes.share(),
+            snapshot_bytes: node_store_snapshot_bytes.share(),
+            journal_bytes: node_store_journal_bytes.share(),
+            syncs: 0,
+            operations: 0,
+        }
+    }
+}
+
+impl StoreShares {
+    /// Sets the gauges and counts what was done since the last time.
+    pub fn set(&mut self, stats: &StoreStats) {
+        let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        self.queued_bytes.set(size(stats.queued_bytes));
+        self.queued_operations.set(size(stats.queued_operations));
+        self.log_bytes.set(size(stats.log_bytes));
+        self.snapshot_bytes.set(size(stats.snapshot_bytes));
+        self.journal_bytes.set(size(stats.journal_bytes));
+        if stats.syncs > self.syncs {
+            node_store_sync_seconds.time(Duration::from_micros(stats.last_sync_micros));
+        }
+        node_store_syncs_total.count(size(stats.syncs.saturating_sub(self.syncs)));
+        let operations = stats.operations.saturating_sub(self.operations);
+        node_store_operations_total.count(size(operations));
+        (self.syncs, self.operations) = (stats.syncs, stats.operations);
+    }
+}
+
 /// Part of the letters that wait for drivers.
 pub fn mail_waiting() -> Share {
     node_mailbox_letters.share()
@@ -437,6 +521,50 @@ mod tests {
             let stage = name.split('_').next().unwrap();
             assert!(STAGES.contains(&stage), "{name}");
             assert!(!help.is_empty() && !help.ends_with('.'), "{name}: {help}");
+        }
+    }
+
+    #[test]
+    fn counters_say_that_they_are_and_losses_are_there_from_the_start() {
+        let text = rendered(|| {});
+        for counter in LOSSES {
+            assert!(text.contains(&format!("\n{} 0\n", counter.0)), "{text}");
+        }
+        let recorder = builder().unwrap().build_recorder();
+        metrics::with_local_recorder(&recorder, describe);
+        let text = recorder.handle().render();
+        assert!(
+            text.contains("rpc_peer_refused_total{stream=\"raft\"} 0"),
+            "{text}"
+        );
+        let counters = text
+            .lines()
+            .filter_map(|line| line.strip_suffix(" counter"));
+        for counter in counters {
+            assert!(counter.ends_with("_total"), "{counter}");
+        }
+    }
+
+    #[test]
+    fn a_store_is_told_as_it_is_and_what_it_did_is_counted_once() {
+        let text = rendered(|| {
+            let mut shares = StoreShares::default();
+            for (syncs, journal_bytes) in [(3, 10), (3, 30), (4, 20)] {
+                shares.set(&StoreStats {
+                    syncs,
+                    journal_bytes,
+                    last_sync_micros: 4_000,
+                    ..StoreStats::default()
+                });
+            }
+            std::mem::forget(shares);
+        });
+        for line in [
+            "node_store_syncs_total 4",
+            "node_store_journal_bytes 20",
+            "node_store_sync_seconds_count 2",
+        ] {
+            assert!(text.contains(&format!("\n{line}\n")), "{line}: {text}");
         }
     }
 

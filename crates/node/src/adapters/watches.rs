@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::following::{Feeds, Interest, Source};
 use crate::shards::{Registration, Wakers};
+use crate::telemetry;
 
 /// How often an idle watcher is told its position.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -68,6 +69,7 @@ impl NodeWatches {
             draining: self.draining.clone(),
             pending: all.into_iter().collect(),
             greeting: fresh,
+            rolled_up: 0,
             ended: false,
         };
         // A fresh watch begins here and now, not when its stream is first read.
@@ -101,6 +103,8 @@ struct Watching {
     /// Whether the watcher is still to be given its first resume point: it may be cut off before
     /// anything happens.
     greeting: bool,
+    /// How many roll-ups were counted.
+    rolled_up: u64,
     ended: bool,
 }
 
@@ -113,6 +117,11 @@ impl Watching {
             self.read();
             for fetch in self.subscription.take_fetches() {
                 self.fetch(fetch).await;
+            }
+            let rolled_up = self.subscription.rolled_up();
+            if rolled_up > self.rolled_up {
+                telemetry::rolled_up(rolled_up - self.rolled_up);
+                self.rolled_up = rolled_up;
             }
             if let Some(item) = self.subscription.take() {
                 self.ended = matches!(item, WatchItem::End { .. });

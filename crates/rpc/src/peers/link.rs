@@ -98,6 +98,11 @@ impl<T> Outlet<T> {
         self.queue.try_send(queued).map_err(|_| Refused::Full)
     }
 
+    /// Returns how many items wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
     pub(crate) fn is_connected(&self) -> bool {
         self.connected.load(Ordering::Relaxed)
     }
@@ -240,8 +245,10 @@ mod tests {
         }
         assert_eq!(outlet.send(1), Ok(()));
         assert_eq!(outlet.send(2), Err(Refused::Full));
+        assert_eq!(outlet.waiting(), 1);
         task.abort();
     }
+
     #[tokio::test(start_paused = true)]
     async fn items_with_a_weight_are_bounded_in_bytes_too() {
         const HALF: usize = BATCH_BYTES_MAX / 2;

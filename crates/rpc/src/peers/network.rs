@@ -297,6 +297,18 @@ impl Network {
             .is_ok_and(|link| link.raft.is_connected() && link.gossip.is_connected())
     }
 
+    /// Returns how many items wait for all peers together, by stream.
+    #[must_use]
+    pub fn waiting(&self) -> [(&'static str, usize); 3] {
+        let links = self.0.links.read().unwrap_or_else(PoisonError::into_inner);
+        let links = || links.values();
+        [
+            ("raft", links().map(|link| link.raft.waiting()).sum()),
+            ("gossip", links().map(|link| link.gossip.waiting()).sum()),
+            ("relay", links().map(|link| link.relay.waiting()).sum()),
+        ]
+    }
+
     fn link(&self, to: NodeId) -> Result<Arc<Link>, SendError> {
         let links = self.0.links.read().unwrap_or_else(PoisonError::into_inner);
         links.get(&to).cloned().ok_or(SendError::NotConnected)

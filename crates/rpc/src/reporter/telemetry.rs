@@ -8,11 +8,20 @@ use metrics::{
 pub fn describe() {
     describe_gauge!("reporter_streams", "Streams of edges that are open");
     describe_counter!(
-        "reporter_streams_refused",
+        "reporter_streams_refused_total",
         "Streams of edges that were refused"
     );
-    describe_counter!("reporter_items", "Items of edges that were counted");
-    describe_counter!("reporter_items_refused", "Items of edges that were refused");
+    describe_counter!("reporter_items_total", "Items of edges that were counted");
+    describe_counter!(
+        "reporter_items_refused_total",
+        "Items of edges that were refused"
+    );
+    for lost in [
+        "reporter_streams_refused_total",
+        "reporter_items_refused_total",
+    ] {
+        counter!(lost).increment(0);
+    }
     describe_histogram!("reporter_batch_items", "Items in a batch of an edge");
     describe_histogram!(
         "reporter_batch_seconds",
@@ -39,13 +48,13 @@ impl Drop for OpenStream {
 }
 
 pub(super) fn stream_refused() {
-    counter!("reporter_streams_refused").increment(1);
+    counter!("reporter_streams_refused_total").increment(1);
 }
 
 /// Notes a batch that was counted.
 pub(super) fn batch(items: usize, refused: usize, seconds: f64) {
-    counter!("reporter_items").increment((items - refused) as u64);
-    counter!("reporter_items_refused").increment(refused as u64);
+    counter!("reporter_items_total").increment((items - refused) as u64);
+    counter!("reporter_items_refused_total").increment(refused as u64);
     histogram!("reporter_batch_items").record(items as f64);
     histogram!("reporter_batch_seconds").record(seconds);
 }
