@@ -11,6 +11,8 @@ use proptest::prelude::*;
 
 use crate::{Config, Effect, Input, Owner};
 
+mod scenarios;
+
 fn key(name: &str) -> ChannelKey {
     ChannelKey::new("app", name).unwrap()
 }
