@@ -12,6 +12,8 @@ use proptest::prelude::*;
 
 use crate::{Applied, EXPIRE_CHUNK, Outcome, Shard};
 
+mod scenarios;
+
 fn key(name: &str) -> ChannelKey {
     ChannelKey::new("app", name).unwrap()
 }

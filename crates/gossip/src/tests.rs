@@ -12,6 +12,8 @@ use proptest::prelude::*;
 
 use crate::{Config, Effect, Input, Outbox, Proposal};
 
+mod scenarios;
+
 fn key(name: &str) -> ChannelKey {
     ChannelKey::new("app", name).unwrap()
 }
