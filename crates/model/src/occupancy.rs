@@ -218,7 +218,32 @@ impl fmt::Debug for Occupancy {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn occupancies() -> impl Strategy<Value = Occupancy> {
+        // Some are near the bound, where sums stay.
+        let count = prop_oneof![0..10_u32, u32::MAX - 5..=u32::MAX];
+        proptest::collection::vec(count, Category::ALL.len()).prop_map(|counts| {
+            let mut occupancy = Occupancy::ZERO;
+            for (category, count) in Category::ALL.into_iter().zip(counts) {
+                occupancy.set(category, count);
+            }
+            occupancy
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn counts_add_up_in_any_order(
+            a in occupancies(), b in occupancies(), c in occupancies()
+        ) {
+            prop_assert_eq!(a.plus(b), b.plus(a));
+            prop_assert_eq!(a.plus(b).plus(c), a.plus(b.plus(c)));
+            prop_assert_eq!(a.plus(Occupancy::ZERO), a);
+        }
+    }
 
     #[test]
     fn a_plain_attachment_counts_in_five_categories() {

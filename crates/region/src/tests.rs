@@ -487,3 +487,79 @@ proptest! {
         prop_assert_eq!(active, naive);
     }
 }
+
+/// What one gateway says of one channel.
+fn said() -> impl Strategy<Value = (u64, u8, u32)> {
+    (1..=2_u64, 0..3_u8, 0..4_u32)
+}
+
+/// An owner of two gateways that have been told to be there.
+fn merging() -> Owner {
+    let mut world = World::claiming();
+    let live = vec![
+        (NodeId(1), Incarnation(1)),
+        (NodeId(2), Incarnation(1)),
+        (NodeId(3), Incarnation(1)),
+    ];
+    world.step(Input::Gateways { live });
+    world.claim(&[]);
+    world.owner
+}
+
+proptest! {
+    /// Merging what gateways say is commutative and associative, whichever of them is heard first,
+    /// and idempotent: what is heard again changes nothing.
+    #[test]
+    fn merging_gateways_needs_no_order_and_no_once(
+        said in proptest::collection::vec(said(), 0..30),
+        turns in proptest::collection::vec(any::<bool>(), 60),
+        again in proptest::collection::vec(0..3_usize, 30),
+    ) {
+        let mut queues = [Vec::new(), Vec::new()];
+        for (node, channel, count) in &said {
+            let queue = &mut queues[usize::from(*node == 2)];
+            queue.push(GatewayUpdate {
+                node: NodeId(*node),
+                incarnation: Incarnation(1),
+                fence: Fence(9),
+                stream: 1,
+                sequence: queue.len() as u64 + 1,
+                items: vec![register(&session(&format!("e{node}"), 1), &format!("c{channel}"), *count)],
+            });
+        }
+        let (now, mut effects) = (Now::default(), Vec::new());
+        let mut in_turn = merging();
+        for update in queues.iter().flatten() {
+            in_turn.step(now, Input::Update(update.clone()), &mut effects);
+        }
+        let mut mixed = merging();
+        let mut queues = queues.map(|queue| queue.into_iter().peekable());
+        let mut heard: Vec<GatewayUpdate> = Vec::new();
+        for (turn, again) in turns.iter().zip(again.iter().cycle()) {
+            let [one, other] = &mut queues;
+            let (first, second) = if *turn { (one, other) } else { (other, one) };
+            let Some(update) = first.next().or_else(|| second.next()) else {
+                break;
+            };
+            mixed.step(now, Input::Update(update.clone()), &mut effects);
+            heard.push(update);
+            for update in heard.iter().rev().take(*again) {
+                mixed.step(now, Input::Update(update.clone()), &mut effects);
+            }
+        }
+        // Once the adoption ends, what is published is what the gateways say.
+        let settle = |mut owner: Owner| {
+            let later = Now {
+                monotonic: Monotonic(Duration::from_secs(20)),
+                ..Now::default()
+            };
+            owner.on_deadline(later, &mut Vec::new());
+            assert!(owner.is_settled());
+            (0..3).map(|channel| {
+                let published = owner.published(&key(&format!("c{channel}")));
+                published.unwrap_or_default()
+            }).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(settle(in_turn), settle(mixed));
+    }
+}
