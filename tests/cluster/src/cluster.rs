@@ -232,6 +232,11 @@ impl Cluster {
         &self.slots[node].region
     }
 
+    /// Configures another region for a node that does not run.
+    pub fn relocate(&mut self, node: usize, region: &str) {
+        region.clone_into(&mut self.slots[node].region);
+    }
+
     /// Returns the hash of the settings that all nodes share, as a node's peers are told it.
     #[must_use]
     pub fn fingerprint(&self, node: usize) -> String {

@@ -1,6 +1,7 @@
 //! What people see of real clusters.
 #![cfg(test)]
 
+mod alone;
 mod bad_input;
 mod damage;
 mod detours;
