@@ -1,8 +1,9 @@
 // A client in a process of its own, so that it can be killed: attaches to channels, enters members,
-// says so to its parent, and stays.
+// says so to its parent, and stays as long as that does.
 
 import * as Ably from 'ably';
 
+process.on('disconnect', () => process.exit());
 const { at, binary, key, attachments } = JSON.parse(process.env.GUEST);
 const client = new Ably.Realtime({
   key,

@@ -13,6 +13,8 @@ import * as Ably from 'ably';
 /** How long anything may take that must happen; far longer than it does. */
 export const PATIENCE_MS = 20_000;
 const STORY_MS = 60_000;
+/** How often a condition is looked at that nobody tells about. */
+const POLL_MS = 100;
 /** Stories of a theme that are told at the same time. */
 const STORIES_AT_ONCE = 6;
 
@@ -52,8 +54,8 @@ export function theme(title, tell) {
 }
 
 /** Tells a story twice, in JSON and in MessagePack, each time on a stage of its own. */
-export function story(title, tell) {
-  for (const format of ['json', 'msgpack']) {
+export function story(title, tell, formats = ['json', 'msgpack']) {
+  for (const format of formats) {
     test(`${title} (${format})`, { timeout: STORY_MS }, async () => {
       const stage = new Stage(format);
       try {
@@ -139,6 +141,11 @@ class Stage {
     });
     await within('a guest attaches', ready);
     return child;
+  }
+
+  /** Has something done when the story ends. */
+  atTheEnd(finish) {
+    this.#ends.push(finish);
   }
 
   /** Ends everything, the last first. */
@@ -243,7 +250,7 @@ export async function eventually(why, check, patience = PATIENCE_MS) {
       if (Date.now() > deadline) {
         throw new Error(`${why}: not within ${patience} ms: ${error.message}`);
       }
-      await new Promise((resolve) => setTimeout(resolve, 50));
+      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
     }
   }
 }

@@ -180,6 +180,7 @@ async def a_ping_is_answered(stage):
 async def messages_arrive(stage, sender, receiver):
     name = stage.channel()
     told = await inbox((await stage.connected(receiver)).channels.get(name))
+    await stage.counted(name, plain(1))
     publisher = await stage.connected(sender, client_id="ada")
     sent = ["text", {"of": ["an", "object"]}, bytearray(b"\x00\xff")]
     for data in sent:

@@ -85,6 +85,7 @@ theme('dropping', () => {
     const client = await stage.connected(line);
     const inbox = await Inbox.of(client.channels.get(name));
     const witness = await Inbox.of((await stage.connected(here)).channels.get(name));
+    await counted(stage, name, plain(3), 'both regions know of each other');
     await publish(distant, 1, 2);
     await inbox.until('what is told before', () => assert.deepEqual(numbers(inbox), upTo(2)));
     line.cut();

@@ -12,6 +12,7 @@ theme('messages', () => {
     const name = stage.channel();
     const inboxes = await Promise.all(regions.map(async (region) =>
       Inbox.of((await stage.connected(region)).channels.get(name))));
+    await counted(stage, name, plain(regions.length), 'every region knows of the others');
     const publishers = await Promise.all(regions.map((region) => stage.connected(region)));
     const COUNT = 30;
     await Promise.all(publishers.map((client, index) => Promise.all(
@@ -97,6 +98,7 @@ theme('messages', () => {
     const name = stage.channel();
     const inboxes = await Promise.all(regions.map(async (region) =>
       Inbox.of((await stage.connected(region)).channels.get(name))));
+    await counted(stage, name, plain(regions.length), 'every region knows of the others');
     for (const [index, region] of regions.entries()) {
       const rest = stage.rest(region);
       await rest.channels.get(name).publish([
