@@ -1,7 +1,7 @@
 // Messages: accepted, acknowledged, and told to subscribers everywhere, in order.
 
 import assert from 'node:assert/strict';
-import { Inbox, LINGER_MS, eventually, here, jwt, plain, counted, counts, refused, regions, status, story, theme,
+import { Inbox, LINGER_MS, eventually, here, jwt, plain, counted, counts, pause, refused, regions, status, story, theme,
   there } from '../stage.mjs';
 
 const texts = (inbox) => inbox.items.map(({ data }) => data);
@@ -89,6 +89,7 @@ theme('messages', () => {
     while (Date.now() < until) {
       await channel.publish('still', 'here');
       assert.ok((await status(stage, there, name)).isActive, 'it is active as long as somebody publishes');
+      await pause(LINGER_MS / 20, 'it may be silent for less than the linger');
     }
     await eventually('it is not any more', async () => assert.ok(!(await status(stage, there, name)).isActive));
     assert.equal(channel.state, 'detached');
