@@ -60,6 +60,7 @@ else
 	$(CARGO) test $(LOCKED) --workspace --lib --bins --tests
 endif
 	@if [ -x tests/clients/run ]; then tests/clients/run; fi
+	@tests/clients/websocket
 
 scenarios: ## Re-record the golden effects of the stages; understand the diff before committing it
 	UPDATE=1 $(CARGO) test $(LOCKED) --workspace --lib --tests scenario

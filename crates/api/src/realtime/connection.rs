@@ -291,6 +291,7 @@ impl Connection {
                             }
                         }
                         Incoming::Alive => {}
+                        Incoming::TooLarge => return Ok(End::Over(self.too_large())),
                         Incoming::Gone => return Ok(End::Lost),
                     }
                 }
@@ -374,6 +375,16 @@ impl Connection {
                 site_code: Some(source.region.to_string()),
             }),
             error,
+        }
+    }
+
+    /// The last word to a client of which a frame was so large that it was not even read.
+    fn too_large(&self) -> ServerFrame {
+        let max = self.realtime.config.frame_bytes_max;
+        let message = format!("a frame has at most {max} bytes (maxFrameSize)");
+        ServerFrame::Error {
+            channel: None,
+            error: ProtocolError::new(40009, 413, message),
         }
     }
 

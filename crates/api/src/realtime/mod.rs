@@ -19,6 +19,8 @@ mod attachments;
 mod changes;
 mod channels;
 mod config;
+#[cfg(test)]
+mod conformance;
 mod connection;
 mod event_stream;
 mod hub;

@@ -38,6 +38,8 @@ pub(crate) enum Incoming {
     Payload(Bytes),
     /// Nothing but a sign of life.
     Alive,
+    /// More at once than is read; nothing comes any more, but the client can be told.
+    TooLarge,
     /// The client is gone.
     Gone,
 }

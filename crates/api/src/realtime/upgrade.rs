@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::State;
+use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::ws::{WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -15,20 +15,13 @@ use super::Core;
 use super::connection::Connection;
 use super::registry::Unresumable;
 use super::transport::{Carrier, Transport};
-use super::web_socket::Socket;
+use super::web_socket::{self, Socket};
 use crate::credentials;
 use crate::exchange::Exchange;
 use crate::problem::Problem;
 use crate::query::Query;
 use crate::routes::{Shared, app_of};
 use crate::telemetry;
-
-/// Bytes that a connection's read buffer begins with. Each connection has one, and most frames are
-/// smaller.
-const READ_BUFFER: usize = 1024;
-
-/// Bytes that are gathered before they are written, if nobody flushes before.
-const WRITE_BUFFER: usize = 16 * 1024;
 
 /// `GET /` with an upgrade: the realtime protocol. What is wrong with the credential is told in the
 /// protocol, since clients do not see the status of an upgrade that fails.
@@ -39,20 +32,14 @@ pub(crate) async fn upgrade(
 ) -> Result<Response, Problem> {
     let upgrade = upgrade.map_err(|_| Problem::NotFound)?;
     let max = shared.realtime.config.frame_bytes_max;
-    let response = upgrade
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(WRITE_BUFFER)
-        .max_write_buffer_size(usize::MAX)
-        .max_frame_size(max)
-        .max_message_size(max)
-        .on_upgrade(move |socket| admit(&shared, &exchange.query, socket));
+    let response = web_socket::configured(upgrade, max)
+        .on_upgrade(move |socket| admit(&shared, &exchange.query, Socket::new(socket)));
     Ok(response)
 }
 
 /// Admits a client, or tells it why not. Judged before there is a future, which lives as long as the
 /// connection, and has no room for what is needed only here.
-fn admit(shared: &Shared, query: &Query, socket: WebSocket) -> BoxFuture<'static, ()> {
-    let socket = Socket(socket);
+fn admit(shared: &Shared, query: &Query, socket: Socket) -> BoxFuture<'static, ()> {
     let refuse = |socket: Socket, format, error| {
         let frame = ServerFrame::Error {
             channel: None,
