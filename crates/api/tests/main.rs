@@ -9,6 +9,7 @@ mod limits;
 mod list;
 mod messages;
 mod node;
+mod peers;
 mod presence;
 mod realtime;
 mod revocations;

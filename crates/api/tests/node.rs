@@ -486,7 +486,7 @@ impl Node {
         Self::of(Config::default(), realtime).await
     }
 
-    async fn of(config: Config, realtime: RealtimeConfig) -> Self {
+    pub(crate) async fn of(config: Config, realtime: RealtimeConfig) -> Self {
         let world = Arc::new(World::new());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
