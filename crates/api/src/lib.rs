@@ -37,7 +37,8 @@
 //! * Tokens are revoked by `targets` (`clientId:x`, `revocationKey:x`, `channel:x`), as far as they
 //!   were issued before `issuedBefore`; with `allowReauthMargin` in 30 s. It holds in the whole
 //!   cluster, and ends connections and event streams. The answer tells of each target, in
-//!   `{successCount, failureCount, results}` with `newBatchResponse=true`, else as a list.
+//!   `{successCount, failureCount, results}` from protocol version 3 on or with
+//!   `newBatchResponse=true`, else as a list.
 //! * Events take `prefix`, `kinds` (names separated by commas), and `Last-Event-ID` or `cursor`.
 //!
 //! Answers are JSON or MessagePack (`Accept`, else `format=`), errors included. A credential comes

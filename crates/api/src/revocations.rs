@@ -115,7 +115,9 @@ pub(crate) async fn revoke_tokens(
         },
     });
     let results: Vec<_> = results.collect();
-    let answer = if exchange.query.given("newBatchResponse") == Some("true") {
+    // Clients of version 1 ask for it, those of version 2 take it for granted.
+    let asked = exchange.query.given("newBatchResponse") == Some("true");
+    let answer = if asked || exchange.version.counts_results() {
         exchange.answer(&Batch {
             success_count,
             failure_count: results.len() - success_count,

@@ -38,6 +38,11 @@ impl Version {
     pub(crate) fn lists_values(self) -> bool {
         self.0 <= 2
     }
+
+    /// Returns whether the client takes results of a batch with their counts for granted.
+    pub(crate) fn counts_results(self) -> bool {
+        self.0 >= 3
+    }
 }
 
 #[cfg(test)]

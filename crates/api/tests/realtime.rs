@@ -878,6 +878,10 @@ async fn channels_are_followed_as_server_sent_events_and_gone_on_with() {
     assert_eq!(details["channelId"], "room");
     let told = blocks(&node, "/sse?channels=:hell", None, 1).await;
     assert_eq!(line(&told[0], "event: "), "error");
+    assert!(
+        line(&told[0], "data: ").contains(r#""channel":":hell""#),
+        "{told:?}"
+    );
     assert_eq!(node.get("/sse").await.code(), 40003);
     assert_eq!(node.get("/sse?channels=a&lastEvent=x").await.code(), 40003);
 }

@@ -54,14 +54,20 @@ async fn each_target_is_told_what_became_of_it() {
         applies_at: Timestamp(NOW_MS),
     };
     assert_eq!(*node.world.revokings.lock().unwrap(), [wanted]);
-    let counted = post(&node, &format!("{TARGET}?newBatchResponse=true"), body)
-        .await
-        .json();
+    let counted = post(
+        &node,
+        &format!("{TARGET}?newBatchResponse=true"),
+        body.clone(),
+    )
+    .await
+    .json();
     assert_eq!(
         (&counted["successCount"], &counted["failureCount"]),
         (&json!(2), &json!(1))
     );
     assert_eq!(counted["results"], results);
+    let taken_for_granted = post(&node, &format!("{TARGET}?v=6"), body).await.json();
+    assert_eq!(taken_for_granted, counted);
 }
 
 #[tokio::test]

@@ -159,7 +159,9 @@ fn bad_requests_of_readers_are_told_what_is_wrong() {
         let cases: Vec<(&str, u16, u64)> = vec![
             ("/", 404, 40400),
             ("/nothing/here", 404, 40400),
-            ("/channels/good/nothing/messages", 404, 40400),
+            ("/channels/good/messages?limit=0", 400, 40003),
+            ("/channels/good/presence?limit=many", 400, 40003),
+            ("/channels/good/history?cursor=%00", 400, 40011),
             ("/channels/", 400, 40010),
             ("/channels/%ff", 400, 40010),
             ("/channels/%", 400, 40010),

@@ -142,14 +142,6 @@ impl Connection {
         };
         let former = self.attachments.get(channel);
         let former = former.map(|former| (former.id, former.modes, former.paused));
-        if let Kind::Counted(name) = &kind {
-            let item = ReportItem::Attach {
-                connection: self.id.clone(),
-                channel: name.clone(),
-                modes: modes.counted(),
-            };
-            self.count(vec![item]).await?;
-        }
         let live = former.is_some_and(|(_, _, paused)| !paused);
         let since = match (live, serial, params.rewind) {
             (true, _, _) | (false, None, None) => Since::Now,
@@ -167,22 +159,18 @@ impl Connection {
                 former: former.map(|(id, ..)| id),
             },
         );
-        let occupancy = match (&kind, params.occupancy) {
-            (Kind::Counted(name), Some(param)) => {
-                // What the log says does not hold this attachment as it is now.
-                let before =
-                    former.map_or(Occupancy::ZERO, |(_, modes, _)| modes.counted().occupancy());
-                let own = modes.counted().occupancy();
-                let id = attached.id;
-                self.realtime.hub.follow(&place, id, &self.mailbox, param);
-                let watches = &self.realtime.watches;
-                watches.follow(&self.realtime, &self.app).await;
-                let known = occupancy::at_attach(&self.realtime, &self.app, name, before, own);
-                let known = known.await;
-                self.realtime.hub.followed_from(&place, id, known);
-                Some((param, known))
+        let occupancy = match &kind {
+            Kind::Counted(name) => {
+                let counted = self.count_in(name, &place, modes, params.occupancy, attached.id);
+                match counted.await {
+                    Ok(known) => params.occupancy.zip(known),
+                    Err(error) => {
+                        self.realtime.hub.detach(&place, attached.id);
+                        return Err(error);
+                    }
+                }
             }
-            (Kind::Counted(_) | Kind::Relayed | Kind::Shared(_) | Kind::Lifecycle(_), _) => None,
+            Kind::Relayed | Kind::Shared(_) | Kind::Lifecycle(_) => None,
         };
         let shows_members = modes.contains(ChannelModes::PRESENCE_SUBSCRIBE);
         let members = if shows_members {
@@ -230,6 +218,46 @@ impl Connection {
             members,
             occupancy,
         })
+    }
+
+    /// Counts an attachment that the hub has. If it follows the channel's occupancy, returns what
+    /// that is with the attachment in it.
+    async fn count_in(
+        &mut self,
+        name: &ChannelName,
+        place: &Place,
+        modes: ChannelModes,
+        follows: Option<OccupancyParam>,
+        id: AttachmentId,
+    ) -> Result<Option<Occupancy>, ProtocolError> {
+        let logged = match follows {
+            None => None,
+            Some(param) => {
+                // What happens from here on is told, and none of it is in what is read; the
+                // attachment is counted only after that, so it is in neither.
+                self.realtime.hub.follow(place, id, &self.mailbox, param);
+                let watches = &self.realtime.watches;
+                watches.follow(&self.realtime, &self.app).await;
+                Some(occupancy::logged(&self.realtime, &self.app, name).await)
+            }
+        };
+        let before = self
+            .attachments
+            .iter()
+            .find(|(_, other)| other.place == *place)
+            .map(|(_, other)| other.modes.counted());
+        let item = ReportItem::Attach {
+            connection: self.id.clone(),
+            channel: name.clone(),
+            modes: modes.counted(),
+        };
+        self.count(vec![item]).await?;
+        Ok(logged.map(|logged| {
+            let before = before.map_or(Occupancy::ZERO, |modes| modes.occupancy());
+            let known = occupancy::with_own(logged, before, modes.counted().occupancy());
+            self.realtime.hub.followed_from(place, id, known);
+            known
+        }))
     }
 
     async fn tell_joined(

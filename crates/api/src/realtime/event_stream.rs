@@ -177,9 +177,8 @@ impl EventStream {
                 envelope,
                 messages,
             } => self.messages(channel, channel_serial.as_deref(), envelope, messages),
-            ServerFrame::Error { error, .. } | ServerFrame::Disconnected { error } => {
-                self.error(error);
-            }
+            ServerFrame::Error { channel, error } => self.error(channel.as_deref(), error),
+            ServerFrame::Disconnected { error } => self.error(None, error),
             ServerFrame::Detached {
                 channel,
                 error: Some(_),
@@ -266,10 +265,13 @@ impl EventStream {
         }
     }
 
-    fn error(&mut self, error: &ProtocolError) {
-        let text = serde_json::to_string(error).expect("an error can be written");
+    fn error(&mut self, channel: Option<&str>, error: &ProtocolError) {
+        let mut data = serde_json::to_value(error).expect("an error can be written");
+        if let Some(channel) = channel {
+            data["channel"] = channel.into();
+        }
         self.blocks
-            .push_str(&format!("event: error\ndata: {text}\n\n"));
+            .push_str(&format!("event: error\ndata: {data}\n\n"));
     }
 
     fn block(&mut self, event: &str, id: Option<&str>, channel: &str, item: &impl Serialize) {

@@ -36,16 +36,14 @@ async fn read(realtime: &Core, app: &AppId, name: &ChannelName) -> Option<Occupa
     Some(read.ok()?.ok()?.status.occupancy.metrics)
 }
 
+/// Returns a channel's counts as the log knows them; zeros if that cannot be read.
+pub(super) async fn logged(realtime: &Core, app: &AppId, name: &ChannelName) -> Occupancy {
+    read(realtime, app, name).await.unwrap_or(Occupancy::ZERO)
+}
+
 /// Returns a channel's counts for somebody who has just attached with `own`, and had `before`: as
-/// the log knows them, with what it cannot know yet.
-pub(super) async fn at_attach(
-    realtime: &Core,
-    app: &AppId,
-    name: &ChannelName,
-    before: Occupancy,
-    own: Occupancy,
-) -> Occupancy {
-    let logged = read(realtime, app, name).await.unwrap_or(Occupancy::ZERO);
+/// the log knew them, with what it could not know yet.
+pub(super) fn with_own(logged: Occupancy, before: Occupancy, own: Occupancy) -> Occupancy {
     let mut now = Occupancy::ZERO;
     for category in Category::ALL {
         let others = logged.get(category).saturating_sub(before.get(category));

@@ -10,8 +10,9 @@ const SOON_MS = 2_000;
 
 /** Revokes in a region what is of a type and value; returns what is said of it. */
 async function revoke(stage, at, type, value, options) {
-  const answer = await stage.rest(at).auth.revokeTokens([{ type, value }], options);
-  const [result] = answer.results ?? answer;
+  const { successCount, failureCount, results } = await stage.rest(at).auth.revokeTokens([{ type, value }], options);
+  assert.deepEqual([successCount, failureCount], [1, 0]);
+  const [result] = results;
   assert.equal(result.target, `${type}:${value}`);
   return result;
 }
