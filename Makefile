@@ -13,6 +13,9 @@ LOCKED := --locked
 DENY := -D warnings
 # Tools from PyPI are put here by `make tools`, apart from the machine's own Python.
 VENV := target/venv/bin
+# How long to fuzz, and from which number its input follows.
+SECONDS := 60
+SEED := 1
 
 # $(call have,COMMAND): the command's path, or nothing.
 have = $(shell command -v $(1) 2>/dev/null)
@@ -33,7 +36,7 @@ build: ## Build the binary `headcount` for development
 check: ## Type-check everything, tests included
 	$(CARGO) check $(LOCKED) --workspace --all-targets
 
-verify: fmt-check tidy typos machete deny lint docs deploy-check test ## Everything that must be green; changes no file
+verify: fmt-check tidy typos machete deny lint docs deploy-check test fuzz ## Everything that must be green; changes no file
 
 fmt-check: ## Formatting is what `make fix` would leave
 	$(CARGO) fmt --all --check
@@ -61,6 +64,11 @@ else
 endif
 	@if [ -x tests/clients/run ]; then tests/clients/run; fi
 	@tests/clients/websocket
+
+# All of the workspace is looked at, so that nothing is built anew for fewer features.
+fuzz: ## Mutated input for every decoder, SECONDS=60 in all; SEED= for other input, TARGET= INPUT= repeat
+	$(CARGO) run $(LOCKED) --bin headcount-fuzz -- --seconds $(SECONDS) --seed $(SEED) \
+		$(if $(TARGET),--target $(TARGET)) $(if $(INPUT),--input $(INPUT))
 
 scenarios: ## Re-record the golden effects of the stages; understand the diff before committing it
 	UPDATE=1 $(CARGO) test $(LOCKED) --workspace --lib --tests scenario

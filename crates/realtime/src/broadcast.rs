@@ -8,11 +8,19 @@ use crate::action;
 use crate::error::FrameError;
 use crate::fields::Fields;
 use crate::format::Format;
-use crate::limits::{MESSAGES_MAX, PRESENCE_MAX};
+use crate::limits::{DEPTH_MAX, MESSAGES_MAX, PRESENCE_MAX, VALUES_MAX};
 use crate::message::Message;
 use crate::presence::PresenceMessage;
 use crate::tree::Value;
 use crate::wire::{Wire, join};
+
+/// Deepest nesting in what another node has sent: a client may have published the only message of a
+/// request's body, which is nested in nothing, and now is in a list and a map.
+const RELAYED_DEPTH_MAX: usize = DEPTH_MAX + 2;
+
+/// Most values in what another node has sent: what a client may have said, what is said of each
+/// message beside that (at most ten fields), and the envelope.
+const RELAYED_VALUES_MAX: usize = VALUES_MAX + 10 * MESSAGES_MAX + 8;
 
 /// Envelope: what the messages of a frame have in common, so that they need not say it themselves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -121,7 +129,8 @@ impl Broadcast {
     /// # Errors
     /// [`FrameError`] names the field that is wrong.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, FrameError> {
-        let value = Value::read(Format::MessagePack, bytes)?;
+        let (depth_max, values_max) = (RELAYED_DEPTH_MAX, RELAYED_VALUES_MAX);
+        let value = Value::read_within(Format::MessagePack, bytes, depth_max, values_max)?;
         let fields = Fields::of_frame(&value)?;
         let envelope = Envelope {
             id: fields.text("id")?,
@@ -172,6 +181,7 @@ impl Broadcast {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{Limits, TEXT_BYTES_MAX};
     use crate::payload::Payload;
     use crate::presence::PresenceAction;
 
@@ -200,6 +210,35 @@ mod tests {
         assert_eq!(
             (read.envelope(), read.content()),
             (sent.envelope(), sent.content())
+        );
+    }
+
+    #[test]
+    fn another_node_reads_whatever_a_client_may_publish() {
+        let extras = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        let encoding = "e".repeat(TEXT_BYTES_MAX - "/json".len());
+        let widest = format!("[{}0]", "0,".repeat(VALUES_MAX - 5));
+        for body in [
+            format!(r#"{{"extras":{}}}"#, extras(DEPTH_MAX - 1)),
+            format!(r#"{{"data":[],"encoding":"{encoding}"}}"#),
+            format!(r#"{{"extras":{widest}}}"#),
+            format!("[{}{{}}]", "{},".repeat(MESSAGES_MAX - 1)),
+        ] {
+            let limits = Limits {
+                message_bytes_max: usize::MAX,
+                ..Limits::default()
+            };
+            let messages = Message::decode_body(Format::Json, body.as_bytes(), &limits).unwrap();
+            let sent = Broadcast::new(envelope(), Content::Messages(messages));
+            let read = Broadcast::from_bytes(sent.to_bytes()).unwrap();
+            assert_eq!(read.content(), sent.content());
+        }
+        // Such an encoding is no longer than one that is given.
+        let longer = format!(r#"{{"data":[],"encoding":"{encoding}x"}}"#);
+        let error = Message::decode_body(Format::Json, longer.as_bytes(), &Limits::default());
+        assert!(
+            matches!(error, Err(FrameError::TooLong { .. })),
+            "{error:?}"
         );
     }
 

@@ -71,7 +71,13 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn check_length(&self, name: &str, bytes: usize, max: usize) -> Result<(), FrameError> {
+    /// Checks a length that a field has, or comes to have.
+    pub(crate) fn check_length(
+        &self,
+        name: &str,
+        bytes: usize,
+        max: usize,
+    ) -> Result<(), FrameError> {
         if bytes <= max {
             return Ok(());
         }

@@ -130,18 +130,18 @@ impl Message {
     }
 }
 
-/// Reads `extras`: a map, as every client sends it, without binary in it.
+/// Reads `extras`: a map, as every client sends it, without binary in it. What JSON has no word for
+/// and is null in it, such as a number that is none, is as absent as null.
 pub(crate) fn read_extras(fields: &Fields<'_>) -> Result<Option<serde_json::Value>, FrameError> {
     const EXTRAS: &str = "extras";
-    fields
-        .get(EXTRAS)
-        .map(|value| {
-            value.to_json().ok_or_else(|| FrameError::WrongType {
-                field: fields.name_of(EXTRAS),
-                wanted: "JSON, without binary in it",
-            })
-        })
-        .transpose()
+    let Some(value) = fields.get(EXTRAS) else {
+        return Ok(None);
+    };
+    let json = value.to_json().ok_or_else(|| FrameError::WrongType {
+        field: fields.name_of(EXTRAS),
+        wanted: "JSON, without binary in it",
+    })?;
+    Ok(Some(json).filter(|json| !json.is_null()))
 }
 
 pub(crate) fn extras_size(extras: &Option<serde_json::Value>) -> usize {
@@ -252,6 +252,16 @@ mod tests {
         // {"data": [bin]}
         let error = read(Format::MessagePack, b"\x81\xa4data\x91\xc4\x01\x00").unwrap_err();
         assert_eq!(error.code(), 40013);
+    }
+
+    #[test]
+    fn extras_that_are_no_number_are_absent() {
+        // {"extras": NaN}, in which JSON would have null.
+        let packed = b"\x81\xa6extras\xcb\x7f\xf8\0\0\0\0\0\0";
+        assert_eq!(
+            read(Format::MessagePack, packed).unwrap(),
+            Message::default()
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 
 use crate::error::FrameError;
 use crate::fields::Fields;
+use crate::limits::TEXT_BYTES_MAX;
 use crate::tree::Value;
 
 /// Payload: the data of a message as it was sent. What it means says the message's `encoding`,
@@ -28,7 +29,8 @@ impl Payload {
     /// Reads the fields `data` and `encoding`. A list or map becomes text with the encoding `json`.
     pub(crate) fn read(fields: &Fields<'_>) -> Result<(Self, Option<String>), FrameError> {
         const DATA: &str = "data";
-        let encoding = fields.text("encoding")?.filter(|text| !text.is_empty());
+        const ENCODING: &str = "encoding";
+        let encoding = fields.text(ENCODING)?.filter(|text| !text.is_empty());
         let unusable = || FrameError::UnusableData {
             field: fields.name_of(DATA),
         };
@@ -39,6 +41,8 @@ impl Payload {
             Some(value @ (Value::List(_) | Value::Map(_))) => {
                 let json = value.to_json().ok_or_else(unusable)?;
                 let encoding = with_layer(encoding.as_deref(), "json");
+                // Other nodes have the same bound, and must not refuse what was taken here.
+                fields.check_length(ENCODING, encoding.len(), TEXT_BYTES_MAX)?;
                 (Self::Text(json.to_string()), Some(encoding))
             }
             Some(_) => return Err(unusable()),

@@ -34,10 +34,22 @@ pub(crate) enum Value<'a> {
 pub(crate) type Entries<'a> = Vec<(Cow<'a, str>, Value<'a>)>;
 
 impl<'a> Value<'a> {
-    /// Reads all of `bytes` as one value.
+    /// Reads all of `bytes`, which come from a client, as one value.
     pub(crate) fn read(format: Format, bytes: &'a [u8]) -> Result<Self, FrameError> {
+        Self::read_within(format, bytes, DEPTH_MAX, VALUES_MAX)
+    }
+
+    /// Reads all of `bytes` as one value of such a depth and so many values inside at most.
+    pub(crate) fn read_within(
+        format: Format,
+        bytes: &'a [u8],
+        depth_max: usize,
+        values_max: usize,
+    ) -> Result<Self, FrameError> {
         let bounds = Bounds {
-            values_left: Cell::new(VALUES_MAX),
+            depth_max,
+            values_max,
+            values_left: Cell::new(values_max),
             crossed: Cell::new(None),
         };
         let seed = Seed {
@@ -113,6 +125,8 @@ fn read_message_pack<'a>(seed: Seed<'_>, bytes: &'a [u8]) -> Result<Value<'a>, S
 /// What a frame may still use up, and the bound that it has crossed: serde's errors are texts, so
 /// the fact is kept beside them.
 struct Bounds {
+    depth_max: usize,
+    values_max: usize,
     values_left: Cell<usize>,
     crossed: Cell<Option<FrameError>>,
 }
@@ -128,8 +142,9 @@ impl Seed<'_> {
     /// Returns the seed of what a list or map holds.
     fn inside<E: serde::de::Error>(self) -> Result<Self, E> {
         let depth = self.depth + 1;
-        if depth > DEPTH_MAX {
-            return Err(self.cross(FrameError::TooDeep { max: DEPTH_MAX }));
+        let max = self.bounds.depth_max;
+        if depth > max {
+            return Err(self.cross(FrameError::TooDeep { max }));
         }
         Ok(Self { depth, ..self })
     }
@@ -146,7 +161,8 @@ impl<'de> DeserializeSeed<'de> for Seed<'_> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value<'de>, D::Error> {
         let Some(left) = self.bounds.values_left.get().checked_sub(1) else {
-            return Err(self.cross(FrameError::TooManyValues { max: VALUES_MAX }));
+            let max = self.bounds.values_max;
+            return Err(self.cross(FrameError::TooManyValues { max }));
         };
         self.bounds.values_left.set(left);
         deserializer.deserialize_any(self)
