@@ -12,7 +12,7 @@ use crate::mutate::{Tree, mutate};
 use crate::random::Random;
 
 /// Most inputs that are kept for further mutation; above it, new ones take the place of others.
-const POOL_MAX: usize = 4_096;
+const POOL_MAX: usize = 2_048;
 
 /// How much of an outcome's text is its shape, in characters.
 const SHAPE_CHARS: usize = 400;

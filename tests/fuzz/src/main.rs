@@ -90,18 +90,15 @@ fn main() -> ExitCode {
                 let path = arguments.failures.join(format!("{name}-{seed}"));
                 let kept = std::fs::create_dir_all(&arguments.failures)
                     .and_then(|()| std::fs::write(&path, &failure.input));
-                eprintln!("{name}: {}", failure.what);
+                eprintln!("{name}: {:.2000}", failure.what);
                 let (input, bytes) = (failure.input.escape_ascii(), failure.input.len());
                 eprintln!("  input, {bytes} bytes: \"{:.400}\"", input.to_string());
                 eprintln!("  came after {} others of seed {seed}", failure.after);
-                match kept {
-                    Ok(()) => {
-                        eprintln!("  repeat: make fuzz TARGET={name} INPUT={}", path.display())
-                    }
-                    Err(error) => eprintln!(
-                        "  not kept ({error}); repeat: make fuzz TARGET={name} SEED={seed}"
-                    ),
-                }
+                let how = match kept {
+                    Ok(()) => format!("INPUT={}", path.display()),
+                    Err(error) => format!("SEED={seed}, as the input was not kept: {error}"),
+                };
+                eprintln!("  repeat: make fuzz TARGET={name} {how}");
             }
         }
     }
