@@ -140,20 +140,21 @@ impl RelayTask {
                     if changed.is_err() {
                         return;
                     }
-                    self.settle(&mut state, &ways.borrow_and_update().clone());
+                    self.settle(&mut state, &mut ways);
                 }
                 changed = self.incarnation.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    self.realtime.reborn(*self.incarnation.borrow_and_update());
-                    self.settle(&mut state, &ways.borrow_and_update().clone());
+                    let incarnation = *self.incarnation.borrow_and_update();
+                    self.realtime.reborn(incarnation);
+                    self.settle(&mut state, &mut ways);
                 }
                 changed = ways.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    self.settle(&mut state, &ways.borrow_and_update().clone());
+                    self.settle(&mut state, &mut ways);
                 }
                 count = self.mail.recv_many(&mut letters, MAIL_BATCH) => {
                     if count == 0 {
@@ -208,7 +209,9 @@ impl RelayTask {
     }
 
     /// Takes up and lays down what the control group says, and tells everybody whom they reach.
-    fn settle(&self, state: &mut State, ways: &RelayWays) {
+    fn settle(&self, state: &mut State, ways: &mut watch::Receiver<RelayWays>) {
+        // A copy, as whoever sends looks at them, too, and a borrow keeps writers waiting.
+        let ways = ways.borrow_and_update().clone();
         let control = self.control.borrow().clone();
         let incarnation = *self.incarnation.borrow();
         let way = |region: &RegionName, shard| -> (Option<Fence>, Option<Way>) {

@@ -8,6 +8,9 @@ use tokio::time::Instant;
 /// machines are no fault of the cluster's.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Longest wait for something that moves, however it moves.
+const MOVING: Duration = Duration::from_secs(100);
+
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -23,7 +26,7 @@ pub async fn wait_until<T>(why: &str, look: impl AsyncFnMut() -> Result<T, Strin
 /// what consists of hundreds of steps may take its time on a starved machine.
 ///
 /// # Panics
-/// When the same was missing for [`PATIENCE`].
+/// When the same was missing for [`PATIENCE`], or anything for 100 s.
 pub(crate) async fn wait_while_moving<T>(
     why: &str,
     look: impl AsyncFnMut() -> Result<T, String>,
@@ -36,7 +39,8 @@ async fn wait<T>(
     mut look: impl AsyncFnMut() -> Result<T, String>,
     moving_is_fine: bool,
 ) -> T {
-    let mut start = Instant::now();
+    let begun = Instant::now();
+    let mut start = begun;
     let mut before = None;
     loop {
         // One look may hang as well, so the deadline is over both.
@@ -47,7 +51,8 @@ async fn wait<T>(
             Ok(Err(missing)) => missing,
             Err(_) => "the look itself did not end".to_owned(),
         };
-        if moving_is_fine && before.as_ref() != Some(&missing) {
+        let moves = moving_is_fine && begun.elapsed() < MOVING;
+        if moves && before.as_ref() != Some(&missing) {
             (start, before) = (Instant::now(), Some(missing.clone()));
         }
         assert!(
