@@ -6,7 +6,7 @@
 //!                                                        └─ panics, takes long or much memory ──▶ FAILURE, shrunk
 //! ```
 //!
-//! * [`targets`] lists what is fuzzed: real input to begin with, and a function that decodes and
+//! * [`targets()`] lists what is fuzzed: real input to begin with, and a function that decodes and
 //!   asserts what must hold, such as that what decodes survives being encoded.
 //! * [`fuzz`] runs one for some time. It is deterministic: a seed leads to the same inputs in the
 //!   same order, however long they take.
