@@ -79,6 +79,10 @@ proto-surface: ## Re-record proto/surface.txt after a deliberate change of the p
 demo: ## Three regions on loopback, a story played on them, then left running
 	$(CARGO) run $(LOCKED) --release -p headcount -- demo
 
+crowd: ## What thousands of realtime clients cost a node, as a table; takes minutes
+	$(CARGO) build $(LOCKED) --release -p headcount -p headcount-crowd
+	target/release/headcount-crowd --binary target/release/headcount
+
 typos: ## Spelling
 	@$(call tool,typos,--config .typos.toml)
 
