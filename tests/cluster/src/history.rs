@@ -1,6 +1,6 @@
 //! The checker: what a watcher was told, judged event by event.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use headcount_model::{EventKind, Occupancy, Position};
@@ -199,14 +199,17 @@ impl History {
         let mut faults = Vec::new();
         let mut states: BTreeMap<String, ChannelState> = BTreeMap::new();
         let mut seen: BTreeMap<&str, (usize, &Told)> = BTreeMap::new();
-        let mut resumed_after = None;
+        // What the cursors of resumptions did not cover, and was not told again since: it comes
+        // again whenever its shard is read, which may be after further resumptions.
+        let mut uncovered: BTreeSet<&str> = BTreeSet::new();
         // R6: early regional events may precede the log's order; without any, all must nest.
         let nested = self.events().iter().all(|told| told.position.is_some());
         for (at, step) in self.steps.iter().enumerate() {
             let told = match step {
                 Step::Event(told) => told,
                 Step::Resumed { covered, .. } => {
-                    resumed_after = Some(*covered);
+                    let lost = seen.iter().filter(|(_, (last, _))| last >= covered);
+                    uncovered.extend(lost.map(|(id, _)| *id));
                     continue;
                 }
                 Step::Broken(_) => continue,
@@ -215,14 +218,14 @@ impl History {
                     continue;
                 }
             };
-            if let Some((first, body)) = seen.get(told.id.as_str()) {
+            if let Some((last, body)) = seen.get_mut(told.id.as_str()) {
                 if !told.is_same(body) {
                     faults.push(format!("one id, two bodies: {told} and {body}"));
                 }
-                match resumed_after {
-                    Some(covered) if *first >= covered => {}
-                    _ => faults.push(format!("told twice: {told}")),
+                if !uncovered.remove(told.id.as_str()) {
+                    faults.push(format!("told twice: {told}"));
                 }
+                *last = at;
                 continue;
             }
             seen.insert(&told.id, (at, told));
@@ -462,6 +465,20 @@ mod tests {
         };
         assert_eq!(history(steps).faults().len(), 1);
         let mut steps = life();
+        steps.push(again);
+        assert_eq!(history(steps).faults().len(), 1);
+    }
+
+    #[test]
+    fn what_was_not_covered_may_come_after_further_resumptions_and_once() {
+        let resumed = |covered| Step::Resumed {
+            node: "b".to_owned(),
+            covered,
+        };
+        let mut steps = life();
+        let again = steps[5].clone();
+        steps.extend([resumed(5), resumed(8), again.clone()]);
+        assert_eq!(history(steps.clone()).faults(), Vec::<String>::new());
         steps.push(again);
         assert_eq!(history(steps).faults().len(), 1);
     }
