@@ -640,7 +640,8 @@ impl Boot {
             realtime,
             ports,
         } = prepared?;
-        self.serve_reporters(reporter, health_service, gateway, watches, keys);
+        let sessions = NodeSessions::new(gateway, realtime.clone());
+        self.serve_reporters(reporter, health_service, sessions, watches, keys);
         self.serve_clients(client, realtime, ports);
         Ok(())
     }
@@ -1094,7 +1095,7 @@ impl Boot {
         &self,
         listening: Listening,
         health: HealthServer<H>,
-        gateway: GatewayHandle,
+        sessions: NodeSessions,
         watches: NodeWatches,
         keys: Keys,
     ) {
@@ -1102,7 +1103,7 @@ impl Boot {
             config: self.config.reporter.clone(),
             watch: self.config.watch.clone(),
             keys,
-            sessions: NodeSessions::new(gateway),
+            sessions,
             watches,
             health,
         };

@@ -691,6 +691,16 @@ fn bad_items_are_refused_singly_and_the_rest_counts() {
             2,
             "nothing that was refused is there"
         );
+        let log = reader.history("[meta]log", "forwards", 10).await.unwrap();
+        let [entry] = &log[..] else {
+            panic!("one batch was refused in part: {log:?}");
+        };
+        assert_eq!(entry["name"], "channel.occupancy");
+        let data: serde_json::Value =
+            serde_json::from_str(entry["data"].as_str().unwrap()).unwrap();
+        assert_eq!(data["error"]["code"], 40000, "{data}");
+        assert_eq!(data["refused"], bad.len(), "{data}");
+        assert_eq!(data["region"], cluster.region(0), "{data}");
         requests_kept
             .send(say(report::report_request::Body::Goodbye(
                 report::Goodbye {},

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use headcount_gateway::{Effect, Gateway, Input, Stats, StreamId};
 use headcount_model::{
-    AppId, ChannelName, Hello, Incarnation, Monotonic, NodeId, Now, Occupancy, ReportAck,
+    AppId, ChannelName, Hello, Incarnation, Monotonic, NodeId, Now, Occupancy, Refusal, ReportAck,
     ReportBatch, SessionError, Stage, Timestamp, Welcome,
 };
 use headcount_rpc::reporter::{self, Authorize, Denied, Grant, Session, Sessions};
@@ -171,6 +171,8 @@ impl Session for NodeSession {
             Err(_) => Err(self.closed().await),
         }
     }
+
+    fn refused(&self, _refusals: &[Refusal]) {}
 
     async fn closed(&mut self) -> SessionError {
         let closed = self.closed.wait_for(Option::is_some).await;

@@ -41,7 +41,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use headcount_model::{
-    AppId, ChannelName, ConnectionId, Fence, Incarnation, NodeId, ReportItem, ShardId,
+    AppId, ChannelName, ConnectionId, EdgeId, Fence, Incarnation, NodeId, Refusal, RefusalCode,
+    ReportItem, ShardId,
 };
 use headcount_realtime::{Broadcast, Content, Envelope, Limits, Message, Payload};
 use headcount_relay::OwnerMessage;
@@ -62,12 +63,19 @@ use self::rates::Bucket;
 use self::registry::Registry;
 use crate::ports::Ports;
 use crate::server::Phase;
+use crate::telemetry;
 
 /// The metachannel of connections that come and go.
 const CONNECTIONS: &str = "[meta]connection.lifecycle";
 
 /// The metachannel of errors that no client could be told.
 const LOG: &str = "[meta]log";
+
+/// How often a node writes to the log; what is above goes unwritten, and is counted.
+const LOG_RATE: Rate = Rate {
+    per_second: 10,
+    burst: 50,
+};
 
 /// Every metachannel there is.
 const METACHANNELS: [&str; 3] = [lifecycle::LIFECYCLE, CONNECTIONS, LOG];
@@ -127,6 +135,15 @@ impl Realtime {
     pub fn reborn(&self, incarnation: Incarnation) {
         self.0.hub.reborn(incarnation);
     }
+
+    /// Tells `[meta]log` that a batch of an edge had items that were refused, if there are any: how
+    /// many, and why the first (contract, decision 11). The edge was told of each, but not the
+    /// people who run the app.
+    pub fn edge_refused(&self, app: &AppId, edge: &EdgeId, refusals: &[Refusal]) {
+        if let Some(first) = refusals.first() {
+            self.0.tell_refusals(app, edge, first, refusals.len());
+        }
+    }
 }
 
 /// All realtime connections of a node, and the channels that they are attached to.
@@ -138,6 +155,7 @@ pub(crate) struct Core {
     watches: AppWatches,
     encodings: Encodings,
     connects: Mutex<Bucket>,
+    logs: Mutex<Bucket>,
     /// Everything that serves a client.
     pub(crate) tasks: TaskTracker,
     /// One permit per connection.
@@ -164,6 +182,7 @@ impl Core {
             watches: AppWatches::default(),
             encodings: Encodings::default(),
             connects: Mutex::new(Bucket::full(Instant::now())),
+            logs: Mutex::new(Bucket::full(Instant::now())),
             tasks: TaskTracker::new(),
             slots: Arc::new(Semaphore::new(config.connections_max)),
             config,
@@ -251,6 +270,34 @@ impl Core {
             }
         }
         self.tell_meta(app, CONNECTIONS, name, &data);
+    }
+
+    /// Tells `[meta]log`, under the name by which command lines look for what concerns counts.
+    fn tell_refusals(&self, app: &AppId, edge: &EdgeId, first: &Refusal, refused: usize) {
+        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        let granted = logs.take(LOG_RATE, 1, Instant::now());
+        drop(logs);
+        if !granted {
+            return telemetry::rejected("log_rate");
+        }
+        let (code, status) = match first.reason.code() {
+            RefusalCode::NotPermitted => (40160, 401),
+            RefusalCode::Overloaded => (42910, 429),
+            _ => (40000, 400),
+        };
+        let message = format!(
+            "edge {:?}, item {}: {}",
+            edge.as_str(),
+            first.item,
+            first.reason
+        );
+        let data = serde_json::json!({
+            "error": { "code": code, "statusCode": status, "message": message },
+            "edge": edge.as_str(),
+            "refused": refused,
+            "region": self.ports.source.region.as_str(),
+        });
+        self.tell_meta(app, LOG, "channel.occupancy", &data);
     }
 
     /// Tells a metachannel.

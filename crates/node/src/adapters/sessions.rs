@@ -1,7 +1,10 @@
 //! Sessions of edges over the gateway's task.
 
+use headcount_api::Realtime;
 use headcount_gateway::{Input, StreamId};
-use headcount_model::{AppId, Hello, ReportAck, ReportBatch, SessionError, Welcome};
+use headcount_model::{
+    AppId, EdgeId, Hello, Refusal, ReportAck, ReportBatch, SessionError, Welcome,
+};
 use headcount_rpc::reporter::{Session, Sessions};
 use tokio::sync::mpsc;
 
@@ -12,11 +15,13 @@ use crate::telemetry;
 #[derive(Clone, Debug)]
 pub(crate) struct NodeSessions {
     gateway: GatewayHandle,
+    /// Writes to the log what was refused.
+    realtime: Realtime,
 }
 
 impl NodeSessions {
-    pub(crate) fn new(gateway: GatewayHandle) -> Self {
-        Self { gateway }
+    pub(crate) fn new(gateway: GatewayHandle, realtime: Realtime) -> Self {
+        Self { gateway, realtime }
     }
 }
 
@@ -24,6 +29,9 @@ impl NodeSessions {
 #[derive(Debug)]
 pub(crate) struct NodeSession {
     gateway: GatewayHandle,
+    realtime: Realtime,
+    app: AppId,
+    edge: EdgeId,
     stream: StreamId,
     answers: mpsc::UnboundedReceiver<Answer>,
     /// An end that was read while something else was waited for.
@@ -35,9 +43,11 @@ impl Sessions for NodeSessions {
 
     async fn open(&self, app: AppId, hello: Hello) -> Result<(Welcome, NodeSession), SessionError> {
         let (stream, answers) = self.gateway.open_stream();
-        let gateway = self.gateway.clone();
         let mut session = NodeSession {
-            gateway,
+            gateway: self.gateway.clone(),
+            realtime: self.realtime.clone(),
+            app: app.clone(),
+            edge: hello.edge.clone(),
             stream,
             answers,
             ended: None,
@@ -78,6 +88,10 @@ impl Session for NodeSession {
                 None => return Err(SessionError::Stopped),
             }
         }
+    }
+
+    fn refused(&self, refusals: &[Refusal]) {
+        self.realtime.edge_refused(&self.app, &self.edge, refusals);
     }
 
     async fn closed(&mut self) -> SessionError {

@@ -3,7 +3,9 @@
 use std::future::Future;
 use std::time::Duration;
 
-use headcount_model::{AppId, ChannelName, Hello, ReportAck, ReportBatch, SessionError, Welcome};
+use headcount_model::{
+    AppId, ChannelName, Hello, Refusal, ReportAck, ReportBatch, SessionError, Welcome,
+};
 
 /// Judges credentials.
 pub trait Authorize: Send + Sync + 'static {
@@ -60,6 +62,10 @@ pub trait Session: Send + 'static {
         &mut self,
         batch: ReportBatch,
     ) -> impl Future<Output = Result<ReportAck, SessionError>> + Send;
+
+    /// Says that items of a batch were refused, here or by [`Self::apply`]; there is at least one.
+    /// The edge is told by the acknowledgement.
+    fn refused(&self, refusals: &[Refusal]);
 
     /// Resolves when the stream is to be closed; until then it may be dropped and called again.
     fn closed(&mut self) -> impl Future<Output = SessionError> + Send;

@@ -263,6 +263,9 @@ impl<G: Grant> Stream<G> {
         let ack = session.apply(batch).await;
         let ReportAck { sequence, refusals } = ack.map_err(|error| of_session(&error))?;
         let refusals = merge(refused, refusals);
+        if !refusals.is_empty() {
+            session.refused(&refusals);
+        }
         telemetry::batch(
             total,
             refusals.len().min(total),

@@ -78,6 +78,8 @@ impl Session for NodeSession {
         Ok(ReportAck { sequence, refusals })
     }
 
+    fn refused(&self, _refusals: &[Refusal]) {}
+
     async fn closed(&mut self) -> SessionError {
         let closing = self.closing.wait_for(Option::is_some).await;
         closing.unwrap().clone().unwrap()
