@@ -10,8 +10,6 @@
 //! | `tick` | paced events may be due |
 //! | `later 5000` | no command: so many milliseconds pass |
 
-use std::path::Path;
-
 use super::*;
 
 /// Plays a story; returns it with the events that there were.
@@ -71,23 +69,5 @@ fn command(text: &str) -> Command {
 
 #[test]
 fn scenarios_tell_what_was_recorded() {
-    let stories = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
-    let mut played = 0;
-    for story in std::fs::read_dir(&stories).unwrap() {
-        let path = story.unwrap().path();
-        let recorded = std::fs::read_to_string(&path).unwrap();
-        let told = play(&recorded);
-        if std::env::var_os("UPDATE").is_some() {
-            std::fs::write(&path, told).unwrap();
-        } else {
-            assert_eq!(
-                told,
-                recorded,
-                "{}: `make scenarios` records",
-                path.display()
-            );
-        }
-        played += 1;
-    }
-    assert!(played > 0, "no stories in {}", stories.display());
+    headcount_scenarios::replay(env!("CARGO_MANIFEST_DIR"), play);
 }

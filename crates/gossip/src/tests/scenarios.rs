@@ -11,8 +11,6 @@
 //! | `applied:3/2` | the log has applied batch 3 and transition 2 |
 //! | `settled`, `path` | the owner's adoption is over; there is another way to the coordinator |
 
-use std::path::Path;
-
 use super::*;
 
 /// Plays a story; returns it with the proposals that there were.
@@ -89,23 +87,5 @@ fn shown(proposal: &Proposal) -> String {
 
 #[test]
 fn scenarios_propose_what_was_recorded() {
-    let stories = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
-    let mut played = 0;
-    for story in std::fs::read_dir(&stories).unwrap() {
-        let path = story.unwrap().path();
-        let recorded = std::fs::read_to_string(&path).unwrap();
-        let told = play(&recorded);
-        if std::env::var_os("UPDATE").is_some() {
-            std::fs::write(&path, told).unwrap();
-        } else {
-            assert_eq!(
-                told,
-                recorded,
-                "{}: `make scenarios` records",
-                path.display()
-            );
-        }
-        played += 1;
-    }
-    assert!(played > 0, "no stories in {}", stories.display());
+    headcount_scenarios::replay(env!("CARGO_MANIFEST_DIR"), play);
 }

@@ -12,8 +12,6 @@
 //! Further items are `e.1:end` for the end of a session, `active:c` for activity, `complete`,
 //! `recovered`.
 
-use std::path::Path;
-
 use super::*;
 
 /// Plays a story; returns it with the effects that there were.
@@ -92,23 +90,5 @@ fn item(word: &str) -> GatewayItem {
 
 #[test]
 fn scenarios_have_the_effects_that_were_recorded() {
-    let stories = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
-    let mut played = 0;
-    for story in std::fs::read_dir(&stories).unwrap() {
-        let path = story.unwrap().path();
-        let recorded = std::fs::read_to_string(&path).unwrap();
-        let told = play(&recorded);
-        if std::env::var_os("UPDATE").is_some() {
-            std::fs::write(&path, told).unwrap();
-        } else {
-            assert_eq!(
-                told,
-                recorded,
-                "{}: `make scenarios` records",
-                path.display()
-            );
-        }
-        played += 1;
-    }
-    assert!(played > 0, "no stories in {}", stories.display());
+    headcount_scenarios::replay(env!("CARGO_MANIFEST_DIR"), play);
 }

@@ -11,11 +11,12 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
     ("wire", &["model"]),
     ("access", &["model"]),
     ("realtime", &["model", "access"]),
-    // pure stages: what two of them share is a word, and words live in `model`
+    // pure stages: what two of them share is a word, and words live in `model`;
+    // `scenarios` replays recorded stories in their tests
     ("gateway", &["model"]),
-    ("region", &["model"]),
-    ("gossip", &["model"]),
-    ("coordinator", &["model"]),
+    ("region", &["model", "scenarios"]),
+    ("gossip", &["model", "scenarios"]),
+    ("coordinator", &["model", "scenarios"]),
     ("feed", &["model"]),
     ("placement", &["model"]),
     ("relay", &["model"]),
