@@ -173,11 +173,12 @@ impl Telling {
             () = expiry => {
                 self.end("token_expired", "The token has expired (40142): resume with a new one.")
             }
+            // Before the events, of which there may always be more.
+            Ok(()) = self.revoked.changed() => self.check(),
             item = self.items.next() => match item {
                 Some(item) => self.tell(item),
                 None => self.end("unavailable", "The node ended the watch: resume here or elsewhere."),
             },
-            Ok(()) = self.revoked.changed() => self.check(),
             _ = self.heartbeat.tick() => self.check(),
         }
     }

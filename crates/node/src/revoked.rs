@@ -49,6 +49,32 @@ impl Revoked {
         self.in_force.borrow().check(credential)
     }
 
+    /// Resolves with the reason once a credential is good no more: it has expired, or was revoked.
+    pub(crate) async fn ended(self, credential: Credential) -> AccessError {
+        let mut changes = self.changes();
+        loop {
+            changes.mark_unchanged();
+            let now = Clock::wall();
+            let good = self.check(&credential);
+            if let Err(error) = good.and_then(|()| credential.check_expiry(now.0)) {
+                return error;
+            }
+            let expiry = async {
+                match credential.expires_at_ms() {
+                    Some(at_ms) => {
+                        let left = Duration::from_millis(at_ms.saturating_sub(now.0));
+                        tokio::time::sleep(left).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _told = changes.changed() => {}
+                () = expiry => {}
+            }
+        }
+    }
+
     /// Returns what changes whenever more may be refused.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use headcount_gateway::{Effect, Gateway, Input, Stats, StreamId};
 use headcount_model::{
     AppId, ChannelName, Hello, Incarnation, Monotonic, NodeId, Now, Occupancy, Refusal, ReportAck,
@@ -231,8 +233,8 @@ impl Grant for Anyone {
         !channel.as_str().starts_with("private:")
     }
 
-    fn expires_in(&self) -> Option<Duration> {
-        None
+    fn ended(&self) -> BoxFuture<'static, String> {
+        std::future::pending().boxed()
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -43,6 +42,13 @@ impl Keys {
         self.revoked.check(&credential)?;
         Ok(credential)
     }
+
+    /// Resolves with what its bearer is told once a credential is good no more.
+    fn ended(&self, credential: &Credential) -> BoxFuture<'static, String> {
+        let ended = self.revoked.clone().ended(credential.clone());
+        let told = |error: AccessError| format!("{error} ({})", error.code());
+        ended.map(told).boxed()
+    }
 }
 
 impl Access for Keys {
@@ -72,6 +78,7 @@ impl Access for Keys {
 pub(crate) struct EdgeGrant {
     app: AppId,
     credential: Credential,
+    keys: Keys,
 }
 
 impl reporter::Grant for EdgeGrant {
@@ -85,11 +92,8 @@ impl reporter::Grant for EdgeGrant {
             .is_ok()
     }
 
-    fn expires_in(&self) -> Option<Duration> {
-        let expires = self.credential.expires_at_ms()?;
-        Some(Duration::from_millis(
-            expires.saturating_sub(Clock::wall().0),
-        ))
+    fn ended(&self) -> BoxFuture<'static, String> {
+        self.keys.ended(&self.credential)
     }
 }
 
@@ -107,7 +111,11 @@ impl reporter::Authorize for Keys {
         let credential = credential.map_err(|error| unauthenticated(error.to_string()))?;
         let app = AppId::new(credential.app());
         let app = app.map_err(|error| unauthenticated(error.to_string()))?;
-        Ok(EdgeGrant { app, credential })
+        Ok(EdgeGrant {
+            app,
+            credential,
+            keys: self.clone(),
+        })
     }
 }
 
@@ -115,14 +123,18 @@ impl watching::Admission for Keys {
     fn admit_watcher<'a>(
         &'a self,
         authorization: &'a str,
-    ) -> BoxFuture<'a, Result<AppId, watching::Denied>> {
+    ) -> BoxFuture<'a, Result<watching::Admitted, watching::Denied>> {
         let admitted = || {
             let unauthenticated = |reason: String| watching::Denied::Unauthenticated(reason);
             let credential = self.credential(authorization);
             let credential = credential.map_err(|error| unauthenticated(error.to_string()))?;
             let permitted = credential.may(Operation::Subscribe, LIFECYCLE);
             permitted.map_err(|error| watching::Denied::PermissionDenied(error.to_string()))?;
-            AppId::new(credential.app()).map_err(|error| unauthenticated(error.to_string()))
+            let app = AppId::new(credential.app());
+            Ok(watching::Admitted {
+                app: app.map_err(|error| unauthenticated(error.to_string()))?,
+                ended: self.ended(&credential),
+            })
         };
         let admitted = admitted();
         async move { admitted }.boxed()

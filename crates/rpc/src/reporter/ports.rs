@@ -1,8 +1,8 @@
 //! What the reporter service needs of the node that it runs in.
 
 use std::future::Future;
-use std::time::Duration;
 
+use futures::future::BoxFuture;
 use headcount_model::{
     AppId, ChannelName, Hello, Refusal, ReportAck, ReportBatch, SessionError, Welcome,
 };
@@ -27,8 +27,9 @@ pub trait Grant: Send + Sync + 'static {
     /// Returns whether it has `occupancy-report` on the channel. Asked for every item.
     fn may_report(&self, channel: &ChannelName) -> bool;
 
-    /// Returns how much longer it is good for; `None` is for ever.
-    fn expires_in(&self) -> Option<Duration>;
+    /// Resolves with what the edge is told once the credential is good no more, because it expired
+    /// or was revoked.
+    fn ended(&self) -> BoxFuture<'static, String>;
 }
 
 /// Why a credential opens nothing.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use headcount_model::{Refusal, RefusalReason, ReportAck, ReportBatch, Welcome};
 use headcount_wire::proto::report::v1 as pb;
@@ -126,6 +126,7 @@ impl<G: Grant> Stream<G> {
         match self.serve(sessions).await {
             End::Silent | End::Done => {}
             End::Refused(status) => {
+                telemetry::stream_ended(status.code());
                 tracing::info!(
                     target: "reporter",
                     app = %self.grant.app(),
@@ -149,14 +150,13 @@ impl<G: Grant> Stream<G> {
         if let Err(end) = self.answer(answer, &mut session).await {
             return end;
         }
-        let expiry = expiry(self.grant.expires_in());
-        tokio::pin!(expiry);
+        let mut credential_ended = self.grant.ended();
         loop {
             let request = tokio::select! {
                 biased;
                 error = session.closed() => return End::Refused(of_session(&error)),
-                () = &mut expiry => {
-                    let what = "the credential has expired; open a stream with a new one";
+                reason = &mut credential_ended => {
+                    let what = format!("{reason}; open a stream with a new credential");
                     return End::Refused(Status::unauthenticated(what));
                 }
                 () = self.answers.closed() => return End::Silent,
@@ -299,14 +299,6 @@ impl<G: Grant> Stream<G> {
             ))
             .into()),
         }
-    }
-}
-
-/// Resolves when a credential's time is over; never if it has no end.
-async fn expiry(expires_in: Option<Duration>) {
-    match expires_in {
-        Some(span) => tokio::time::sleep(span).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -3,6 +3,7 @@
 use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
+use tonic::Code;
 
 /// Tells the installed recorder what each metric means.
 pub fn describe() {
@@ -10,6 +11,10 @@ pub fn describe() {
     describe_counter!(
         "reporter_streams_refused_total",
         "Streams of edges that were refused"
+    );
+    describe_counter!(
+        "reporter_streams_ended_total",
+        "Streams of edges that the node ended, by gRPC code"
     );
     describe_counter!("reporter_items_total", "Items of edges that were counted");
     describe_counter!(
@@ -49,6 +54,11 @@ impl Drop for OpenStream {
 
 pub(super) fn stream_refused() {
     counter!("reporter_streams_refused_total").increment(1);
+}
+
+/// Counts a stream that the node ended, unlike one that its edge left.
+pub(super) fn stream_ended(code: Code) {
+    counter!("reporter_streams_ended_total", "code" => format!("{code:?}")).increment(1);
 }
 
 /// Notes a batch that was counted.

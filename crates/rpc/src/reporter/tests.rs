@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use headcount_model::{
     AppId, ChannelName, Hello, Incarnation, Refusal, RefusalReason, ReportAck, ReportBatch,
     ReportLimits, SessionError, Welcome,
@@ -127,8 +129,16 @@ impl Grant for KeyGrant {
         !channel.as_str().starts_with("private:")
     }
 
-    fn expires_in(&self) -> Option<Duration> {
-        self.1
+    fn ended(&self) -> BoxFuture<'static, String> {
+        let after = self.1;
+        async move {
+            match after {
+                Some(span) => tokio::time::sleep(span).await,
+                None => std::future::pending().await,
+            }
+            "it was revoked".to_owned()
+        }
+        .boxed()
     }
 }
 

@@ -14,6 +14,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use headcount_model::{WatchError, WatchItem};
 use headcount_wire::proto::feed::v1 as pb;
@@ -22,7 +23,7 @@ use headcount_wire::{put_watch_item, take_watch_request};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status};
 
-pub use ports::{Admission, Denied, Watches};
+pub use ports::{Admission, Admitted, Denied, Watches};
 pub use telemetry::describe;
 
 /// Feed service configuration.
@@ -84,7 +85,7 @@ impl WatchService {
                           a token";
             Refusal("unauthenticated", Status::unauthenticated(reason))
         })?;
-        let app = self.admission.admit_watcher(authorization).await?;
+        let Admitted { app, ended } = self.admission.admit_watcher(authorization).await?;
         let (mut filter, cursor) = take_watch_request(request.into_inner())
             .map_err(|fault| Refusal("invalid", Status::invalid_argument(fault.to_string())))?;
         filter.app = Some(app);
@@ -96,6 +97,7 @@ impl WatchService {
         let items = self.watches.watch(filter, cursor).await?;
         Ok(Started {
             items,
+            credential_ended: ended,
             _place: place,
             _watching: telemetry::Watching::begin(),
         })
@@ -119,7 +121,15 @@ impl Feed for WatchService {
             })?;
         let responses = stream::unfold(Some(started), |started| async {
             let mut started = started?;
-            let item = started.items.next().await?;
+            let item = tokio::select! {
+                biased;
+                reason = &mut started.credential_ended => {
+                    telemetry::credential_ended();
+                    let what = format!("{reason}; resume with a new credential");
+                    return Some((Err(Status::unauthenticated(what)), None));
+                }
+                item = started.items.next() => item?,
+            };
             telemetry::sent(&item);
             let response = put_watch_item(&item);
             let ended = matches!(item, WatchItem::End { .. });
@@ -132,6 +142,7 @@ impl Feed for WatchService {
 /// A watch that started, with its place among the node's watchers.
 struct Started {
     items: BoxStream<'static, WatchItem>,
+    credential_ended: BoxFuture<'static, String>,
     _place: OwnedSemaphorePermit,
     _watching: telemetry::Watching,
 }

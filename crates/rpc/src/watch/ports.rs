@@ -1,5 +1,7 @@
 //! What the feed service needs from the node that it belongs to.
 
+use std::fmt;
+
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use headcount_model::{AppId, WatchError, WatchFilter, WatchItem};
@@ -20,14 +22,34 @@ pub trait Watches: Send + Sync + 'static {
 
 /// Who may watch.
 pub trait Admission: Send + Sync + 'static {
-    /// Returns the app whose channels the bearer of `authorization` may watch: the credential must
+    /// Admits to the app whose channels the bearer of `authorization` may watch: the credential must
     /// permit `subscribe` on `[meta]channel.lifecycle`.
     ///
     /// `authorization` is the value of the metadata of that name, as in HTTP.
     ///
     /// # Errors
     /// [`Denied`], with what the caller is to be told.
-    fn admit_watcher<'a>(&'a self, authorization: &'a str) -> BoxFuture<'a, Result<AppId, Denied>>;
+    fn admit_watcher<'a>(
+        &'a self,
+        authorization: &'a str,
+    ) -> BoxFuture<'a, Result<Admitted, Denied>>;
+}
+
+/// A watcher who was admitted.
+pub struct Admitted {
+    /// The app whose channels it may watch.
+    pub app: AppId,
+    /// Resolves with what the watcher is told once its credential is good no more, because it
+    /// expired or was revoked.
+    pub ended: BoxFuture<'static, String>,
+}
+
+impl fmt::Debug for Admitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admitted")
+            .field("app", &self.app)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a watcher was not admitted.

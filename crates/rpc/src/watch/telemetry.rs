@@ -44,6 +44,11 @@ pub(super) fn sent(item: &WatchItem) {
     }
 }
 
+/// Counts a watch that ended with its credential.
+pub(super) fn credential_ended() {
+    counter!("rpc_watch_ended_total", "reason" => "unauthenticated").increment(1);
+}
+
 /// A watcher, for as long as it is held.
 #[derive(Debug)]
 pub(super) struct Watching(());

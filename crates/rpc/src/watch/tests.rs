@@ -44,9 +44,20 @@ impl Watches for FakeWatches {
 struct FakeAdmission;
 
 impl Admission for FakeAdmission {
-    fn admit_watcher<'a>(&'a self, authorization: &'a str) -> BoxFuture<'a, Result<AppId, Denied>> {
+    fn admit_watcher<'a>(
+        &'a self,
+        authorization: &'a str,
+    ) -> BoxFuture<'a, Result<Admitted, Denied>> {
+        let app = AppId::new("dev").unwrap();
         let admitted = match authorization {
-            "Basic good" => Ok(AppId::new("dev").unwrap()),
+            "Basic good" => Ok(Admitted {
+                app,
+                ended: std::future::pending().boxed(),
+            }),
+            "Bearer ended" => Ok(Admitted {
+                app,
+                ended: std::future::ready("it was revoked".to_owned()).boxed(),
+            }),
             "Basic narrow" => Err(Denied::PermissionDenied("no subscribe".into())),
             _ => Err(Denied::Unauthenticated("no such key".into())),
         };
@@ -133,6 +144,21 @@ async fn a_watch_goes_from_request_to_end() {
     assert!(
         stream.message().await.unwrap().is_none(),
         "nothing follows the end"
+    );
+    items.closed().await;
+}
+
+#[tokio::test]
+async fn a_watch_ends_with_its_credential_and_makes_room() {
+    let mut port = Port::open(1).await;
+    let request = pb::WatchRequest::default;
+    let mut stream = port.watch("Bearer ended", request()).await.unwrap();
+    let (_, _, items) = port.watches.recv().await.unwrap();
+    let end = stream.message().await.unwrap_err();
+    assert_eq!(end.code(), Code::Unauthenticated);
+    assert_eq!(
+        end.message(),
+        "it was revoked; resume with a new credential"
     );
     items.closed().await;
 }
