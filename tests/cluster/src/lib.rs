@@ -14,7 +14,7 @@
 //! A [`Cluster`] runs its nodes in this process, or as processes of the `headcount` binary that can
 //! be killed. An [`Edge`] reports through the edge client and keeps the books of what is really
 //! attached, a [`Reader`] asks over HTTP, a [`Watcher`] collects events over gRPC or server-sent
-//! events, and a [`History`] judges what was told: that is the checker of every test.
+//! events, and the [checker](headcount_checker) judges what was told, as a [`History`].
 //!
 //! [`story`] runs a test with logs of its own; lines of level `ERROR` and panics of tasks fail it.
 //! Nothing sleeps and hopes: [`wait_until`] waits for a condition and tells what was missing.
@@ -22,7 +22,6 @@
 mod churn;
 mod cluster;
 mod edge;
-mod history;
 mod logs;
 mod ports;
 mod process;
@@ -35,7 +34,7 @@ mod watcher;
 pub use churn::Churn;
 pub use cluster::{Cluster, REGIONS};
 pub use edge::{Edge, agree_on_counts};
-pub use history::{ChannelState, History, Step, Told, agree, agree_on_the_log};
+pub use headcount_checker::{ChannelState, History, Step, Told, agree, agree_on_the_log};
 pub use logs::{Logs, story};
 pub use ports::Ports;
 pub use process::binary;

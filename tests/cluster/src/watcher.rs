@@ -12,8 +12,7 @@ use tokio::task::JoinHandle;
 use tonic::Request;
 use tonic::transport::Endpoint;
 
-use crate::history::{History, Step, Told};
-use crate::{Cluster, ROOT, Reader, authorization, wait_until};
+use crate::{Cluster, History, ROOT, Reader, Step, Told, authorization, wait_until};
 
 /// Pause before the next attempt after a node that does not answer.
 const RETRY: Duration = Duration::from_millis(50);

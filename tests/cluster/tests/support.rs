@@ -48,8 +48,8 @@ async fn settle_by(
     }
     wait_until("all were told the same", async || {
         let histories: Vec<_> = watchers.iter().map(Watcher::history).collect();
-        let faults: Vec<String> = histories.iter().flat_map(History::faults).collect();
-        assert_eq!(faults, Vec::<String>::new());
+        let faults: Vec<_> = histories.iter().flat_map(History::faults).collect();
+        assert_eq!(faults, []);
         agree(&histories).map(|()| histories)
     })
     .await
