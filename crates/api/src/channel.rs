@@ -212,7 +212,7 @@ async fn publish(asked: &Asked, headers: &HeaderMap, body: Body) -> Result<Respo
             resource: asked.name.chars().take(64).collect(),
         }));
     };
-    let limits = shared.realtime.publish_limits();
+    let limits = shared.realtime.publish_limits(app);
     let body = collect(&shared.config, limits.frame_bytes_max, body).await?;
     let format = match Format::of_body(headers) {
         Format::Json => FrameFormat::Json,
@@ -229,7 +229,7 @@ async fn publish(asked: &Asked, headers: &HeaderMap, body: Body) -> Result<Respo
     });
     let messages = messages.collect::<Result<Vec<_>, _>>()?;
     let realtime = &shared.realtime;
-    let (message_id, serials) = realtime.publish_messages(app, &channel.name, messages);
+    let (message_id, serials) = realtime.publish_messages(app, &channel.name, messages)?;
     let published = Published {
         channel: channel.name.as_str(),
         message_id,

@@ -5,13 +5,15 @@ use http::{HeaderMap, header};
 
 use crate::problem::Problem;
 use crate::query::Query;
-use crate::routes::Shared;
+use crate::routes::{Shared, app_of};
 
 /// Authenticates a request by its `Authorization` header, else by the parameter `key`, else by
 /// `access_token` or `accessToken`.
 ///
+/// Takes the request of its app's rate.
+///
 /// # Errors
-/// What access says, or 40101 if there is no credential at all.
+/// What access says, 40101 if there is no credential at all, or 42918 if the app asks too often.
 pub(crate) fn authenticate(
     shared: &Shared,
     headers: &HeaderMap,
@@ -24,7 +26,9 @@ pub(crate) fn authenticate(
         }
         None => from_query(query).ok_or(AccessError::NoCredentials)?,
     };
-    Ok(verified(shared, presented)?)
+    let credential = verified(shared, presented)?;
+    shared.realtime.may_ask(&app_of(&credential))?;
+    Ok(credential)
 }
 
 /// Authenticates a request that can carry its credential in the query only, as websockets of

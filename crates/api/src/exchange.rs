@@ -188,7 +188,9 @@ fn render(response: Result<Response, Problem>, format: Format) -> Response {
     let Some(problem) = response.extensions_mut().remove::<Problem>() else {
         return response;
     };
+    telemetry::told(problem.code());
     match &problem {
+        Problem::Messages(error) => telemetry::frame_refused(error),
         Problem::Panicked => tracing::error!(target: "api", "a handler panicked"),
         Problem::Read(ReadError::Internal { reason }) => {
             tracing::error!(target: "api", reason, "a read failed");

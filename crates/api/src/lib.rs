@@ -70,7 +70,9 @@
 //! # Bounds
 //!
 //! Everything that a client can make large or slow has a bound in [`Config`], an error of its own
-//! where there is still somebody to tell, and a reason in the metric `api_rejected_total`.
+//! where there is still somebody to tell, and a reason in the metric `api_rejected_total`. What an
+//! app may do is in [`AppLimits`]; its rates are judged by this node alone, and what one of them
+//! refuses uses up nothing of the others.
 //!
 //! # Driver's duties
 //!
@@ -79,7 +81,7 @@
 //! 2. Implement [`ports`]; keep watches bounded.
 //! 3. Install recorders for metrics and traces before; this crate names both by `api`.
 //!
-//! What it does not do: TLS, rate limits, and anything about channels that the node does not say.
+//! What it does not do: TLS, and anything about channels that the node does not say.
 
 mod body;
 mod channel;
@@ -91,6 +93,7 @@ mod events;
 mod exchange;
 mod format;
 mod history;
+mod limits;
 mod links;
 mod page;
 mod path;
@@ -108,7 +111,8 @@ mod unready;
 mod version;
 
 pub use config::Config;
+pub use limits::AppLimits;
 pub use problem::{CODES, Code};
-pub use realtime::{NodeIdentity, Rate, Realtime, RealtimeConfig};
+pub use realtime::{NodeIdentity, Realtime, RealtimeConfig};
 pub use server::serve;
 pub use unready::{Reason, serve_unready};

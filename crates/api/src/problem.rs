@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 use crate::format::Format;
+use crate::limits::Exceeded;
 use crate::ports::{ReadError, RevokeError};
 
 /// A public code: a stable number, of which clients and people know what to do about it.
@@ -213,6 +214,30 @@ pub const CODES: &[Code] = &[
         "Try again after the seconds that Retry-After gives, or on another node.",
     ),
     code(
+        42913,
+        429,
+        "There are too many messages on the channel.",
+        "Send fewer, or spread them over channels; the message names the bound.",
+    ),
+    code(
+        42914,
+        429,
+        "The messages on the channel have too many bytes.",
+        "Send smaller ones, or spread them over channels; the message names the bound.",
+    ),
+    code(
+        42917,
+        429,
+        "The app has too many messages on this node.",
+        "Send fewer; the message names the bound, which is a setting of the app.",
+    ),
+    code(
+        42918,
+        429,
+        "The app asks this node too often.",
+        "Follow events instead of asking; the message names the bound, a setting of the app.",
+    ),
+    code(
         43100,
         431,
         "The headers are larger than this listener takes.",
@@ -237,6 +262,12 @@ pub const CODES: &[Code] = &[
         "Try again, or on another node.",
     ),
     code(
+        90021,
+        429,
+        "Too many channels of the app come into use on this node.",
+        "Try again after the seconds that Retry-After gives, or on another node.",
+    ),
+    code(
         91000,
         400,
         "Presence needs a clientId.",
@@ -259,6 +290,9 @@ pub(crate) enum Problem {
     /// Tokens are not revoked.
     #[error(transparent)]
     Revoke(#[from] RevokeError),
+    /// The app does something too often.
+    #[error(transparent)]
+    Limit(#[from] Exceeded),
     /// A channel's name breaks a rule.
     #[error("invalid channel name: {0}")]
     Name(NameError),
@@ -392,6 +426,7 @@ impl Problem {
                 RevokeError::Full { .. } => 42910,
                 RevokeError::Unconfirmed { .. } => 50003,
             },
+            Self::Limit(exceeded) => exceeded.code(),
             Self::Name(_) | Self::MalformedName => 40010,
             Self::MalformedQuery => 40000,
             Self::MalformedBody { .. } => 40001,
@@ -435,7 +470,7 @@ impl Problem {
 
     /// Returns when to try again, where a limit is the reason.
     fn retry_after(&self) -> Option<Duration> {
-        (self.code() == 42910).then_some(Duration::from_secs(1))
+        (self.status() == StatusCode::TOO_MANY_REQUESTS).then_some(Duration::from_secs(1))
     }
 
     /// Returns the error as it stands in a body.
@@ -509,12 +544,15 @@ impl IntoResponse for Problem {
 mod tests {
     use super::*;
     use headcount_access::Operation;
-    use headcount_model::{CursorError, ShardId};
+    use headcount_model::{CursorError, Rate, ShardId};
     use proptest::prelude::*;
+
+    use crate::limits::Limit;
 
     /// One of each, with awkward texts.
     fn problems() -> Vec<Problem> {
         let after = Duration::from_secs(1);
+        let rate = Rate::over(1, 1);
         let text = || "ü\r\nX-Evil: 1".to_owned();
         vec![
             AccessError::NoCredentials.into(),
@@ -539,6 +577,11 @@ mod tests {
             .into(),
             WatchError::TooManyWatchers { max: 1 }.into(),
             WatchError::Unavailable(text()).into(),
+            Limit::AppRequests.exceeded(rate).into(),
+            Limit::AppMessages.exceeded(rate).into(),
+            Limit::AppChannels.exceeded(rate).into(),
+            Limit::ChannelMessages.exceeded(rate).into(),
+            Limit::ChannelBytes.exceeded(rate).into(),
             RevokeError::Full { max: 1 }.into(),
             RevokeError::Unconfirmed { reason: text() }.into(),
             Problem::Name(NameError::Empty { what: "name" }),
@@ -578,7 +621,7 @@ mod tests {
             );
             let scheme = u32::from(row.status) == row.code / 100;
             assert!(
-                scheme || matches!(row.code, 40000..=40199 | 50000..=50099 | 91000),
+                scheme || matches!(row.code, 40000..=40199 | 50000..=50099 | 90021 | 91000),
                 "{row:?}"
             );
         }

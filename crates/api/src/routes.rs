@@ -184,6 +184,13 @@ async fn request_token(
         shared.ports.entropy.bytes(),
         shared.ports.clock.wall().0,
     )?;
+    if request.is_signed()
+        && let Some(key) = apps.key(&key_name)
+    {
+        // Only now is it known who asks: nobody else can use up what the app may ask.
+        let app = AppId::new(key.app()).expect("the configuration admits only such ids");
+        shared.realtime.may_ask(&app)?;
+    }
     Ok((StatusCode::CREATED, exchange.answer(&details)).into_response())
 }
 

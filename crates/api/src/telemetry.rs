@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use headcount_realtime::FrameError;
+
 /// Declares metrics: `kind name: "help";`. The name told to recorders is the identifier after
 /// `api_`.
 macro_rules! metric {
@@ -100,6 +102,30 @@ pub(crate) fn answered(route: &str, status: u16, took: Duration) {
 /// Counts what a limit turned away.
 pub(crate) fn rejected(reason: &'static str) {
     metrics::counter!(rejected_total.0, "reason" => reason).increment(1);
+}
+
+/// Counts a frame, or a body of messages, that was not taken.
+pub(crate) fn frame_refused(error: &FrameError) {
+    rejected(match error {
+        FrameError::FrameTooLarge { .. } => "frame_too_large",
+        FrameError::MessagesTooLarge { .. } => "message_too_large",
+        FrameError::TooLong { .. } => "text_too_long",
+        FrameError::Malformed { .. }
+        | FrameError::TooDeep { .. }
+        | FrameError::TooManyValues { .. }
+        | FrameError::Missing { .. }
+        | FrameError::WrongType { .. }
+        | FrameError::TooMany { .. }
+        | FrameError::UnknownNumber { .. }
+        | FrameError::UnusableData { .. } => "malformed_frame",
+    });
+}
+
+/// Counts an error of which the code alone says what was turned away.
+pub(crate) fn told(code: u32) {
+    if code == 40010 {
+        rejected("channel_name");
+    }
 }
 
 /// Counts the end of an event stream.

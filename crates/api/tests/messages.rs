@@ -9,13 +9,13 @@ use crate::node::{NOW_MS, Node, basic, root};
 
 const MSGPACK: &str = "application/x-msgpack";
 
-async fn post_as(node: &Node, headers: &[&str], channel: &str, body: &Value) -> Answer {
+pub(crate) async fn post_as(node: &Node, headers: &[&str], channel: &str, body: &Value) -> Answer {
     let target = format!("/channels/{channel}/messages");
     let body = serde_json::to_vec(body).unwrap();
     ask(node.address, "POST", &target, headers, &body).await
 }
 
-async fn post(node: &Node, channel: &str, body: Value) -> Answer {
+pub(crate) async fn post(node: &Node, channel: &str, body: Value) -> Answer {
     post_as(node, &[&root()], channel, &body).await
 }
 

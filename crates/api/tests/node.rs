@@ -467,6 +467,8 @@ impl Entropy for World {
 /// A listener on a node in memory.
 pub(crate) struct Node {
     pub(crate) world: Arc<World>,
+    /// For what other nodes say.
+    pub(crate) realtime: Realtime,
     pub(crate) address: SocketAddr,
     shutdown: Option<oneshot::Sender<()>>,
     served: JoinHandle<()>,
@@ -509,10 +511,11 @@ impl Node {
             shards: 4,
         };
         let realtime = Realtime::new(realtime, ports.clone(), identity);
-        let served = headcount_api::serve(config, realtime, listener, ports, stopped);
+        let served = headcount_api::serve(config, realtime.clone(), listener, ports, stopped);
         let served = tokio::spawn(served);
         Self {
             world,
+            realtime,
             address,
             shutdown: Some(shutdown),
             served,

@@ -1,15 +1,10 @@
 //! Realtime peers that are slow, half-open or break the rules: each is ended, told why where it can
 //! be, and leaves nothing behind.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use headcount_api::{Config, Rate, RealtimeConfig};
-use metrics::{
-    Counter, CounterFn, Gauge, GaugeFn, Histogram, Key, KeyName, LocalRecorderGuard, Metadata,
-    Recorder, SharedString, Unit,
-};
+use headcount_api::{AppLimits, Config, RealtimeConfig};
+use headcount_model::Rate;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -17,6 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::client::PATIENCE;
 use crate::node::Node;
+use crate::recorder::Metrics;
 
 // First bytes of frames: the opcode, and whether it is the last piece.
 const FINAL: u8 = 0x80;
@@ -34,83 +30,6 @@ const HEARTBEAT: Duration = Duration::from_millis(100);
 /// The longest frame, in these tests.
 const FRAME_BYTES_MAX: usize = 10_000;
 
-/// Sums of a node's metrics. Tests run on one thread each, and so do all tasks of their node: a
-/// recorder of the thread sees no other node.
-#[derive(Clone, Debug, Default)]
-struct Metrics(Arc<Mutex<BTreeMap<String, f64>>>);
-
-impl Metrics {
-    fn install(&self) -> LocalRecorderGuard<'_> {
-        metrics::set_default_local_recorder(self)
-    }
-
-    /// A metric's value; a label's stands behind its name.
-    fn of(&self, name: &str) -> f64 {
-        let values = self.0.lock().unwrap();
-        values.get(name).copied().unwrap_or_default()
-    }
-
-    fn cell(&self, key: &Key) -> Arc<Cell> {
-        let labels = key.labels().map(|label| format!(" {}", label.value()));
-        let name = key.name().to_owned() + &labels.collect::<String>();
-        Arc::new(Cell {
-            name,
-            values: Arc::clone(&self.0),
-        })
-    }
-}
-
-/// One metric.
-struct Cell {
-    name: String,
-    values: Arc<Mutex<BTreeMap<String, f64>>>,
-}
-
-impl Cell {
-    fn add(&self, value: f64) {
-        let mut values = self.values.lock().unwrap();
-        *values.entry(self.name.clone()).or_default() += value;
-    }
-}
-
-impl CounterFn for Cell {
-    fn increment(&self, value: u64) {
-        self.add(value as f64);
-    }
-
-    fn absolute(&self, _value: u64) {}
-}
-
-impl GaugeFn for Cell {
-    fn increment(&self, value: f64) {
-        self.add(value);
-    }
-
-    fn decrement(&self, value: f64) {
-        self.add(-value);
-    }
-
-    fn set(&self, _value: f64) {}
-}
-
-impl Recorder for Metrics {
-    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        Counter::from_arc(self.cell(key))
-    }
-
-    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::from_arc(self.cell(key))
-    }
-
-    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::noop()
-    }
-}
-
 /// A node that loses patience soon and has room for one connection, so that the next one shows that
 /// nothing is left of the last.
 async fn node() -> Node {
@@ -120,7 +39,10 @@ async fn node() -> Node {
     };
     let realtime = RealtimeConfig {
         connections_max: 1,
-        app_connections_max: 1,
+        limits: AppLimits {
+            connections_max: 1,
+            ..AppLimits::default()
+        },
         heartbeat_interval: HEARTBEAT,
         frame_bytes_max: FRAME_BYTES_MAX,
         frame_rate: Rate {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
-use headcount_api::{Rate, RealtimeConfig};
-use headcount_model::Modes;
+use headcount_api::{AppLimits, RealtimeConfig};
+use headcount_model::{Modes, Rate};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -14,20 +14,20 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use crate::client::PATIENCE;
 use crate::node::Node;
 
-const HEARTBEAT: u64 = 0;
-const ACK: u64 = 1;
-const NACK: u64 = 2;
+pub(crate) const HEARTBEAT: u64 = 0;
+pub(crate) const ACK: u64 = 1;
+pub(crate) const NACK: u64 = 2;
 const CONNECTED: u64 = 4;
-const DISCONNECTED: u64 = 6;
+pub(crate) const DISCONNECTED: u64 = 6;
 const CLOSE: u64 = 7;
 const CLOSED: u64 = 8;
-const ERROR: u64 = 9;
-const ATTACH: u64 = 10;
-const ATTACHED: u64 = 11;
-const DETACH: u64 = 12;
-const DETACHED: u64 = 13;
-const PRESENCE: u64 = 14;
-const MESSAGE: u64 = 15;
+pub(crate) const ERROR: u64 = 9;
+pub(crate) const ATTACH: u64 = 10;
+pub(crate) const ATTACHED: u64 = 11;
+pub(crate) const DETACH: u64 = 12;
+pub(crate) const DETACHED: u64 = 13;
+pub(crate) const PRESENCE: u64 = 14;
+pub(crate) const MESSAGE: u64 = 15;
 const SYNC: u64 = 16;
 const AUTH: u64 = 17;
 
@@ -35,7 +35,7 @@ const HAS_PRESENCE: u64 = 1;
 const HAS_BACKLOG: u64 = 2;
 const RESUMED: u64 = 4;
 
-const ROOT: &str = "key=dev.root:root-secret";
+pub(crate) const ROOT: &str = "key=dev.root:root-secret";
 
 /// A client that speaks frames.
 pub(crate) struct Client {
@@ -46,7 +46,7 @@ pub(crate) struct Client {
 
 impl Client {
     /// Connects with a query, and waits for nothing.
-    async fn open(node: &Node, query: &str) -> Self {
+    pub(crate) async fn open(node: &Node, query: &str) -> Self {
         let url = format!("ws://{}/?v=6&heartbeats=false&{query}", node.address);
         let (socket, _) = connect_async(url).await.unwrap();
         Self {
@@ -67,7 +67,7 @@ impl Client {
         Self::connect(node, ROOT).await.0
     }
 
-    async fn send(&mut self, frame: Value) {
+    pub(crate) async fn send(&mut self, frame: Value) {
         let message = if self.message_pack {
             Message::binary(rmp_serde::to_vec_named(&frame).unwrap())
         } else {
@@ -77,7 +77,7 @@ impl Client {
     }
 
     /// Waits for the next frame; `None` at the end of the websocket.
-    async fn next(&mut self) -> Option<Value> {
+    pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {
             let message = timeout(PATIENCE, self.socket.next()).await;
             return match message.expect("a frame comes in time")? {
@@ -109,7 +109,7 @@ impl Client {
     }
 
     /// Sends something that is acknowledged, and returns the ACK or NACK.
-    async fn ask(&mut self, mut frame: Value) -> Value {
+    pub(crate) async fn ask(&mut self, mut frame: Value) -> Value {
         let serial = self.serial;
         self.serial += 1;
         frame["msgSerial"] = serial.into();
@@ -153,7 +153,7 @@ fn flags(frame: &Value) -> u64 {
 }
 
 /// Waits until the books say so.
-async fn wait_until(what: &str, condition: impl Fn() -> bool) {
+pub(crate) async fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let waited = timeout(PATIENCE, async {
         while !condition() {
             // allow-sleep: the condition has a deadline around it
@@ -615,9 +615,11 @@ async fn connections_are_told_of_on_their_metachannel() {
 async fn who_is_too_slow_loses_the_channel_and_nobody_else_notices() {
     let node = Node::realtime(RealtimeConfig {
         outbound_max: 4,
-        inbound_rate: Rate {
-            per_second: 100_000,
-            burst: 100_000,
+        limits: AppLimits {
+            connection_messages: Rate::over(1, 100_000),
+            channel_messages: Rate::over(1, 100_000),
+            channel_bytes: Rate::over(1, 100 << 20),
+            ..AppLimits::default()
         },
         ..RealtimeConfig::default()
     })
@@ -658,57 +660,6 @@ async fn who_is_too_slow_loses_the_channel_and_nobody_else_notices() {
         (&json!(DETACHED), &json!(80020))
     );
     assert!(attached["channelSerial"].is_string());
-}
-
-#[tokio::test]
-async fn limits_have_their_codes() {
-    let node = Node::realtime(RealtimeConfig {
-        channels_max: 1,
-        app_connections_max: 3,
-        message_bytes_max: 100,
-        inbound_rate: Rate {
-            per_second: 1,
-            burst: 2,
-        },
-        frame_rate: Rate {
-            per_second: 1,
-            burst: 9,
-        },
-        members_max: 1,
-        ..RealtimeConfig::default()
-    })
-    .await;
-    let mut client = Client::root(&node).await;
-    client.attach("room", json!({})).await;
-    client
-        .send(json!({ "action": ATTACH, "channel": "another" }))
-        .await;
-    assert_eq!(client.expect(ERROR).await["error"]["code"], 90010);
-    let large = json!({
-        "action": MESSAGE, "channel": "room", "messages": [{ "data": "x".repeat(101) }],
-    });
-    assert_eq!(client.ask(large).await["error"]["code"], 40009);
-    assert_eq!(client.presence("room", 2, "a").await["action"], ACK);
-    assert_eq!(
-        client.presence("room", 2, "b").await["error"]["code"],
-        91003
-    );
-    assert_eq!(client.publish("room", "x").await["error"]["code"], 42911);
-    // Too many frames of any kind end the connection.
-    let error = loop {
-        client.send(json!({ "action": HEARTBEAT, "id": "p" })).await;
-        let frame = client.next().await.unwrap();
-        if frame["action"] == ERROR {
-            break frame;
-        }
-    };
-    assert_eq!(error["error"]["code"], 42924);
-    assert_eq!(client.next().await, None);
-
-    let _held = (Client::root(&node).await, Client::root(&node).await);
-    let _third = Client::root(&node).await;
-    let mut fourth = Client::open(&node, ROOT).await;
-    assert_eq!(fourth.expect(ERROR).await["error"]["code"], 40111);
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@
 //!   [`Batch`], [`Claim`], [`Command`], [`Entry`].
 //! * What people are told: [`Event`], [`LoggedEvent`], [`ChannelDetails`], [`Cursor`].
 //! * The control group's words, for members, leases, fences and placement: [`control`].
+//! * How often something may happen: [`Rate`], [`Bucket`].
 //! * The contract of a stage: [`Stage`], [`Now`].
 //!
 //! Nothing here does I/O, reads a clock or draws a random number.
@@ -28,6 +29,7 @@ mod journal;
 mod limits;
 mod occupancy;
 mod protocol;
+mod rate;
 mod report;
 mod shard;
 mod snapshot;
@@ -52,6 +54,7 @@ pub use limits::{
 };
 pub use occupancy::{Category, Modes, Occupancy};
 pub use protocol::{Batch, Claim, Command, Entry, OwnerRef, Pacing, Register, Tail, Transition};
+pub use rate::{Bucket, Rate};
 pub use report::{
     EDGE_BYTES_MAX, Hello, Refusal, RefusalCode, RefusalReason, ReportAck, ReportBatch, ReportItem,
     ReportLimits, SessionError, Welcome,

@@ -896,7 +896,7 @@ impl Boot {
             node,
             region: self.config.node.region.clone(),
             config: headcount_relay::Config {
-                members_max: self.config.realtime.members_max,
+                members_max: self.config.realtime.members_max(),
                 ..headcount_relay::Config::default()
             },
             clock: self.clock,

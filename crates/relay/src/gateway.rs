@@ -119,12 +119,11 @@ impl Gateway {
         })
     }
 
-    /// Returns how many members more the channel may have.
+    /// Returns how many members the channel has.
     #[must_use]
-    pub fn capacity(&self, channel: &RelayChannel) -> usize {
+    pub fn members_held(&self, channel: &RelayChannel) -> usize {
         let channel = self.channels.get(channel);
-        let held = channel.map_or(0, |channel| channel.local.len() + channel.remote.len());
-        self.config.members_max.saturating_sub(held)
+        channel.map_or(0, |channel| channel.local.len() + channel.remote.len())
     }
 
     /// Returns whether an owner told the channel's set since the interest in it began; until then

@@ -10,7 +10,6 @@ use headcount_realtime::{
     OccupancyParam, PresenceAction, PresenceId, PresenceMessage, ProtocolError, PublishResult,
     ServerFrame, flags,
 };
-use tokio::time::Instant;
 
 use super::attachments::{Attachment, Kind};
 use super::connection::Connection;
@@ -19,10 +18,15 @@ use super::lifecycle::LIFECYCLE;
 use super::mailbox::{AttachmentId, Delivery};
 use super::occupancy;
 use super::transport::{Broken, Transport};
+use crate::limits::Limit;
 use crate::telemetry;
 
 /// Members in one page of a SYNC: well below the largest frame that clients are told.
 const SYNC_MEMBERS: usize = 100;
+
+/// The code for an attachment that there is no room for at present. Clients are detached with it, as
+/// they try again by themselves after that, which they do not after an ERROR.
+pub(super) const CHANNELS_TOO_FAST: u32 = 90021;
 
 /// What an ATTACH came to, and what is sent for it after the ATTACHED.
 pub(super) struct Joined {
@@ -66,9 +70,17 @@ impl Connection {
         match joined {
             Ok(joined) => self.tell_joined(transport, channel, joined).await,
             Err(error) => {
+                telemetry::told(error.code);
                 self.drop_attachment(channel);
-                let channel = Some(channel.to_owned());
-                transport.feed(&ServerFrame::Error { channel, error }).await
+                let channel = channel.to_owned();
+                let frame = if error.code == CHANNELS_TOO_FAST {
+                    let error = Some(error);
+                    ServerFrame::Detached { channel, error }
+                } else {
+                    let channel = Some(channel);
+                    ServerFrame::Error { channel, error }
+                };
+                transport.feed(&frame).await
             }
         }
     }
@@ -99,7 +111,7 @@ impl Connection {
         if params.occupancy.is_some() {
             self.credential.may(Operation::ChannelMetadata, channel)?;
         }
-        let max = self.realtime.config.channels_max;
+        let max = self.quota.limits.connection_channels_max;
         if self.attachments.get(channel).is_none() && self.attachments.len() >= max {
             telemetry::rejected("channels_per_connection");
             let message = format!("the connection has {max} channels, as many as it may");
@@ -157,8 +169,9 @@ impl Connection {
                 echo: self.echo,
                 since,
                 former: former.map(|(id, ..)| id),
+                quota: matches!(kind, Kind::Counted(_)).then_some(&self.quota),
             },
-        );
+        )?;
         let occupancy = match &kind {
             Kind::Counted(name) => {
                 let counted = self.count_in(name, &place, modes, params.occupancy, attached.id);
@@ -536,7 +549,7 @@ impl Connection {
         messages: Vec<Message>,
     ) -> Result<PublishResult, ProtocolError> {
         let name = self.may_change(channel, Operation::Publish, ChannelModes::PUBLISH)?;
-        self.take_rate(messages.len())?;
+        self.may_say(messages.len())?;
         let envelope = Envelope {
             id: Some(format!("{}:{msg_serial}", self.names.id)),
             timestamp_ms: Some(self.realtime.ports.clock.wall().0),
@@ -560,9 +573,10 @@ impl Connection {
         let messages = messages.collect::<Result<Vec<_>, _>>()?;
         let count = messages.len();
         let broadcast = Arc::new(Broadcast::new(envelope, Content::Messages(messages)));
-        let serial = self
-            .realtime
-            .publish(&self.app, &name, Some(&self.id), &broadcast);
+        let serial =
+            self.realtime
+                .publish(&self.quota, &self.app, &name, Some(&self.id), &broadcast)?;
+        self.said(count);
         let serials = (0..count).map(|index| format!("{serial}:{index}"));
         Ok(PublishResult {
             serials: serials.collect(),
@@ -582,7 +596,8 @@ impl Connection {
             return Err(ProtocolError::new(91001, 400, message));
         };
         let place = attachment.place.clone();
-        self.take_rate(items.len())?;
+        let count = items.len();
+        self.may_say(count)?;
         let at = self.realtime.ports.clock.wall().0;
         let mut changes = Vec::new();
         let mut reports = Vec::new();
@@ -618,7 +633,11 @@ impl Connection {
                 ..item
             });
         }
-        self.realtime.hub.has_room(&place, &changes)?;
+        let members_max = self.quota.limits.channel_members_max;
+        self.realtime.hub.has_room(&place, &changes, members_max)?;
+        let now = self.realtime.hub.monotonic();
+        self.quota.say(count as u64, false, now)?;
+        self.said(count);
         self.count(reports).await?;
         self.realtime.hub.presence(&place, &changes);
         if let Some(attachment) = self.attachments.get_mut(channel) {
@@ -685,18 +704,21 @@ impl Connection {
         Ok(name)
     }
 
-    fn take_rate(&mut self, count: usize) -> Result<(), ProtocolError> {
-        let rate = self.realtime.config.inbound_rate;
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        if self.inbound.take(rate, count, Instant::now()) {
+    /// Judges whether the connection may say so much now. What is refused for another reason costs
+    /// nothing, so it is taken later.
+    fn may_say(&self, count: usize) -> Result<(), ProtocolError> {
+        let rate = self.quota.limits.connection_messages;
+        let now = self.realtime.hub.monotonic();
+        if self.inbound.fits(rate, count as u64, now) {
             return Ok(());
         }
-        telemetry::rejected("message_rate");
-        let message = format!(
-            "more than {} messages in a second (metric = connection.inboundRate)",
-            rate.per_second
-        );
-        Err(ProtocolError::new(42911, 429, message))
+        Err(Limit::ConnectionMessages.exceeded(rate).into())
+    }
+
+    fn said(&mut self, count: usize) {
+        let rate = self.quota.limits.connection_messages;
+        let now = self.realtime.hub.monotonic();
+        self.inbound.drain(rate, count as u64, now);
     }
 
     /// Counts what the connection did; the first thing that is refused is an error.
@@ -717,7 +739,7 @@ impl Connection {
 /// What a client is told of a change that does not count.
 fn refused(refusal: &Refusal) -> ProtocolError {
     let (code, status) = match refusal.reason.code() {
-        RefusalCode::Overloaded => (90021, 429),
+        RefusalCode::Overloaded => (CHANNELS_TOO_FAST, 429),
         RefusalCode::NotAttached => (91001, 400),
         RefusalCode::NoPresenceMode => (40165, 401),
         RefusalCode::NotPermitted => (40160, 401),

@@ -1,9 +1,12 @@
 //! The settings of the realtime protocol: every bound with its reason.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use headcount_model::{AppId, Rate};
+
 use super::mailbox::Capacity;
-use super::rates::Rate;
+use crate::limits::AppLimits;
 
 /// The settings of realtime connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,24 +14,17 @@ pub struct RealtimeConfig {
     /// Most connections of this node, those without a transport included; above it, a client is
     /// told 40111 and to try elsewhere. Bounds memory, about 10 kB each.
     pub connections_max: usize,
-    /// Most connections of one app on this node; above it, 40111.
-    pub app_connections_max: usize,
     /// New connections of this node in a second; above it, 80021. Keeps a storm from starving
     /// those who are connected.
     pub connect_rate: Rate,
-    /// Most channels that a connection may be attached to; above it, 90010.
-    pub channels_max: usize,
-    /// Messages and presence changes that a connection may send; above it, they are refused with
-    /// 42911.
-    pub inbound_rate: Rate,
+    /// What an app may do; requests over HTTP included.
+    pub limits: AppLimits,
+    /// What apps may do for which something else holds.
+    pub app_limits: BTreeMap<AppId, AppLimits>,
     /// Frames of any kind that a connection may send; above it, it is ended with 42924.
     pub frame_rate: Rate,
     /// Longest frame of a client, in bytes; above it, the connection is ended with 40009.
     pub frame_bytes_max: usize,
-    /// Largest sum of the messages of a frame, in bytes; above it, they are refused with 40009.
-    pub message_bytes_max: usize,
-    /// Most members of a channel's presence set; above it, 91003.
-    pub members_max: usize,
     /// How long a connection that was dropped goes on counting, and its members stay.
     pub grace: Duration,
     /// How long after a drop a client may resume.
@@ -54,17 +50,13 @@ pub struct RealtimeConfig {
 
 impl Default for RealtimeConfig {
     fn default() -> Self {
-        let rate = |per_second, burst| Rate { per_second, burst };
         Self {
             connections_max: 20_000,
-            app_connections_max: 20_000,
-            connect_rate: rate(2_500, 5_000),
-            channels_max: 200,
-            inbound_rate: rate(50, 200),
-            frame_rate: rate(2_000, 4_000),
+            connect_rate: Rate::over(2, 2_500),
+            limits: AppLimits::default(),
+            app_limits: BTreeMap::new(),
+            frame_rate: Rate::over(2, 2_000),
             frame_bytes_max: 524_288,
-            message_bytes_max: 262_144,
-            members_max: 20_000,
             grace: Duration::from_secs(15),
             resume_window: Duration::from_secs(120),
             heartbeat_interval: Duration::from_secs(15),
@@ -79,6 +71,15 @@ impl Default for RealtimeConfig {
 }
 
 impl RealtimeConfig {
+    /// Returns the most members that a presence set of any app may have.
+    #[must_use]
+    pub fn members_max(&self) -> usize {
+        let apps = self.app_limits.values().chain([&self.limits]);
+        apps.map(|limits| limits.channel_members_max)
+            .max()
+            .unwrap_or_default()
+    }
+
     /// How much may wait for a connection.
     pub(crate) fn capacity(&self) -> Capacity {
         Capacity {

@@ -14,16 +14,16 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use headcount_access::{ClientIdRule, Credential, Presented, authenticate};
-use headcount_model::{AppId, ConnectionId};
+use headcount_model::{AppId, Bucket, ConnectionId};
 use headcount_realtime::{ClientFrame, ConnectionDetails, ProtocolError, ServerFrame};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Core;
 use super::attachments::Attachments;
 use super::mailbox::Mailbox;
-use super::rates::Bucket;
 use super::registry::Names;
 use super::transport::{Broken, Incoming, Transport};
+use crate::limits::{Limit, Quota};
 use crate::server::{Phase, until};
 use crate::telemetry;
 
@@ -42,6 +42,8 @@ pub(crate) struct Connection {
     /// The same name as the gateway's.
     pub(crate) id: ConnectionId,
     pub(crate) app: AppId,
+    /// What the app has left of its limits.
+    pub(crate) quota: Arc<Quota>,
     pub(crate) credential: Credential,
     pub(crate) identity: ClientIdRule,
     pub(crate) mailbox: Arc<Mailbox>,
@@ -102,31 +104,32 @@ impl Connection {
     pub(crate) fn open(
         realtime: &Arc<Core>,
         app: AppId,
+        quota: Arc<Quota>,
         transport: &Transport,
         identity: ClientIdRule,
     ) -> Result<Self, ProtocolError> {
         let names = Names::draw(&*realtime.ports.entropy);
         let mailbox = Arc::default();
-        let app_max = realtime.config.app_connections_max;
+        let app_max = quota.limits.connections_max;
         if !realtime.registry.add(&names, &app, &mailbox, app_max) {
             telemetry::rejected("app_connections");
             let message = format!("the app has {app_max} connections on this node already");
             return Err(ProtocolError::new(40111, 403, message));
         }
-        let now = Instant::now();
         Ok(Self {
             realtime: Arc::clone(realtime),
             id: ConnectionId::new(&names.id).expect("names of connections are short and printable"),
             names,
             app,
+            quota,
             credential: transport.credential.clone(),
             identity,
             mailbox,
             attachments: Attachments::default(),
             echo: transport.query.echo,
             carrier: transport.name(),
-            inbound: Bucket::full(now),
-            frames: Bucket::full(now),
+            inbound: Bucket::default(),
+            frames: Bucket::default(),
             renewal: Renewal::of(&transport.credential, realtime.ports.clock.wall().0),
             dormant: false,
         })
@@ -358,7 +361,7 @@ impl Connection {
     }
 
     fn connected(&self, heartbeat: Duration, error: Option<ProtocolError>) -> ServerFrame {
-        let config = &self.realtime.config;
+        let (config, limits) = (&self.realtime.config, &self.quota.limits);
         let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let source = &self.realtime.ports.source;
         ServerFrame::Connected {
@@ -366,9 +369,9 @@ impl Connection {
             details: Box::new(ConnectionDetails {
                 client_id: self.identity.announced().map(str::to_owned),
                 connection_key: self.names.key(),
-                max_message_size: config.message_bytes_max as u64,
+                max_message_size: limits.message_bytes_max as u64,
                 max_frame_size: config.frame_bytes_max as u64,
-                max_inbound_rate: u64::from(config.inbound_rate.per_second),
+                max_inbound_rate: u64::from(limits.connection_messages.per_second),
                 connection_state_ttl_ms: ms(config.resume_window),
                 max_idle_interval_ms: ms(heartbeat),
                 server_id: format!("{}.{}", source.region, source.node),
@@ -394,26 +397,19 @@ impl Connection {
         transport: &mut Transport,
         payload: &[u8],
     ) -> Result<Option<End>, Broken> {
-        let now = Instant::now();
-        let config = Arc::clone(&self.realtime.config);
-        if !self.frames.take(config.frame_rate, 1, now) {
-            telemetry::rejected("frame_rate");
-            let message = format!(
-                "more than {} frames in a second (metric = connection.inboundRate)",
-                config.frame_rate.per_second
-            );
-            let error = ProtocolError::new(42924, 429, message);
+        let rate = self.realtime.config.frame_rate;
+        if !self.frames.take(rate, 1, self.realtime.hub.monotonic()) {
             let frame = ServerFrame::Error {
                 channel: None,
-                error,
+                error: Limit::ConnectionFrames.exceeded(rate).into(),
             };
             return Ok(Some(End::Over(frame)));
         }
-        let limits = self.realtime.limits();
+        let limits = self.realtime.limits(&self.quota.limits);
         let frame = match ClientFrame::decode(transport.query.format, payload, &limits) {
             Ok(frame) => frame,
             Err(refused) => {
-                telemetry::rejected("malformed_frame");
+                telemetry::frame_refused(&refused.error);
                 let reply = refused.reply();
                 if matches!(&reply, ServerFrame::Error { channel: None, .. }) {
                     return Ok(Some(End::Over(reply)));
@@ -558,11 +554,14 @@ fn acknowledge(
             count: 1,
             results,
         },
-        Err(error) => ServerFrame::Nack {
-            msg_serial,
-            count: 1,
-            error,
-        },
+        Err(error) => {
+            telemetry::told(error.code);
+            ServerFrame::Nack {
+                msg_serial,
+                count: 1,
+                error,
+            }
+        }
     }
 }
 

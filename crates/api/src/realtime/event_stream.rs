@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::mpsc;
 
+use super::channels::CHANNELS_TOO_FAST;
 use super::transport::{Broken, Carrier, Incoming, Transport};
 use super::upgrade::enter;
 use crate::credentials;
@@ -179,6 +180,11 @@ impl EventStream {
             } => self.messages(channel, channel_serial.as_deref(), envelope, messages),
             ServerFrame::Error { channel, error } => self.error(channel.as_deref(), error),
             ServerFrame::Disconnected { error } => self.error(None, error),
+            // To try again at once would help nobody.
+            ServerFrame::Detached {
+                channel,
+                error: Some(error),
+            } if error.code == CHANNELS_TOO_FAST => self.error(Some(channel), error),
             ServerFrame::Detached {
                 channel,
                 error: Some(_),

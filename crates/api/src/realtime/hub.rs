@@ -27,6 +27,7 @@ use super::NodeIdentity;
 use super::changes::Changes;
 use super::config::RealtimeConfig;
 use super::mailbox::{AttachmentId, Delivery, Mailbox};
+use crate::limits::{Exceeded, Flow, Load, Quota};
 use crate::ports::Ports;
 use crate::telemetry;
 
@@ -79,6 +80,9 @@ struct Channel {
     forgotten: u64,
     /// When a publish last renewed the activity.
     renewed: Option<Instant>,
+    /// What its app may do; none of a metachannel, and as long as nothing but reading has been done.
+    quota: Option<Arc<Quota>>,
+    flow: Flow,
 }
 
 /// An attachment.
@@ -117,6 +121,8 @@ pub(crate) struct Attaching<'a> {
     pub(crate) since: Since<'a>,
     /// The attachment that this one takes the place of.
     pub(crate) former: Option<AttachmentId>,
+    /// What a new channel is taken of; none where there is no such limit.
+    pub(crate) quota: Option<&'a Arc<Quota>>,
 }
 
 /// Where an attachment begins.
@@ -166,7 +172,7 @@ impl Hub {
         boot: String,
     ) -> Self {
         let relay = headcount_relay::Config {
-            members_max: config.members_max,
+            members_max: config.members_max(),
             ..headcount_relay::Config::default()
         };
         let partition = |number| {
@@ -219,11 +225,20 @@ impl Hub {
             last: before,
             forgotten: before,
             renewed: None,
+            quota: None,
+            flow: Flow::default(),
         }
     }
 
     /// Attaches, or attaches anew with other modes.
-    pub(crate) fn attach(&self, place: &Place, attaching: &Attaching<'_>) -> Attached {
+    ///
+    /// # Errors
+    /// Whoever names a quota may bring too many new channels.
+    pub(crate) fn attach(
+        &self,
+        place: &Place,
+        attaching: &Attaching<'_>,
+    ) -> Result<Attached, Exceeded> {
         let id = AttachmentId(self.next());
         let asked = match attaching.since {
             Since::Serial(serial) => self.number(serial),
@@ -231,7 +246,12 @@ impl Hub {
         };
         let now = Instant::now();
         let mut partition = self.partition(place);
-        let channel = partition.channel(place, || self.fresh());
+        if let Some(quota) = attaching.quota
+            && !partition.channels.contains_key(place)
+        {
+            quota.open_channel(self.monotonic())?;
+        }
+        let channel = partition.channel(place, attaching.quota, || self.fresh());
         self.forget(channel, now);
         let live = attaching.former.is_some_and(|former| {
             channel.followers.remove(&former);
@@ -257,13 +277,13 @@ impl Hub {
         if !std::mem::replace(&mut channel.interested, true) {
             self.take_interest(&mut partition, place, true);
         }
-        Attached {
+        Ok(Attached {
             id,
             serial,
             continuous,
             backlog,
             members: partition.members(place),
-        }
+        })
     }
 
     /// Lets the relay know whether somebody is attached here.
@@ -291,7 +311,7 @@ impl Hub {
             since: Instant::now(),
         };
         let mut partition = self.partition(place);
-        let channel = partition.channel(place, || self.fresh());
+        let channel = partition.channel(place, None, || self.fresh());
         channel.followers.insert(id, follower);
     }
 
@@ -324,15 +344,26 @@ impl Hub {
 
     /// Tells a message to everybody who is attached, here and elsewhere, and remembers it. Returns
     /// its serial, and whether the channel's activity is to be renewed.
+    ///
+    /// # Errors
+    /// What the quota's app may not do; without a quota there is no such limit.
     pub(crate) fn publish(
         &self,
         place: &Place,
+        quota: Option<&Arc<Quota>>,
         publisher: Option<&ConnectionId>,
         broadcast: &Arc<Broadcast>,
-    ) -> (u64, bool) {
+    ) -> Result<(u64, bool), Exceeded> {
         let now = Instant::now();
         let mut partition = self.partition(place);
-        let channel = partition.channel(place, || self.fresh());
+        let known = partition.channels.get(place);
+        let mut flow = known.map(|channel| channel.flow).unwrap_or_default();
+        if let Some(quota) = quota {
+            let load = Load::of(broadcast);
+            flow.publish(quota, load, known.is_none(), self.monotonic())?;
+        }
+        let channel = partition.channel(place, quota, || self.fresh());
+        channel.flow = flow;
         let from = publisher.map(ConnectionId::as_str);
         let serial = self.take(channel, from, broadcast);
         let renew = channel
@@ -347,7 +378,7 @@ impl Hub {
             body: broadcast.to_bytes().into(),
         };
         let _nothing = self.relay(&mut partition, GatewayInput::Publish(message));
-        (serial, renew)
+        Ok((serial, renew))
     }
 
     /// Remembers a message and tells it to everybody who is attached here; returns its serial.
@@ -395,7 +426,7 @@ impl Hub {
         }
     }
 
-    /// Says whether changes fit into the presence set.
+    /// Says whether changes fit into the presence set, of so many members at most.
     ///
     /// # Errors
     /// [`SetFull`].
@@ -403,6 +434,7 @@ impl Hub {
         &self,
         place: &Place,
         changes: &[PresenceMessage],
+        max: usize,
     ) -> Result<(), SetFull> {
         let partition = self.partition(place);
         let holds = |change: &PresenceMessage| {
@@ -410,8 +442,7 @@ impl Hub {
         };
         let fresh = changes.iter();
         let fresh = fresh.filter(|change| !is_leave(change) && !holds(change));
-        if fresh.count() > partition.relay.capacity(place) {
-            let max = self.config.members_max;
+        if fresh.count() > max.saturating_sub(partition.relay.members_held(place)) {
             return Err(SetFull { max });
         }
         Ok(())
@@ -516,9 +547,14 @@ impl Hub {
         }
     }
 
+    /// The time by which rates are judged.
+    pub(crate) fn monotonic(&self) -> Monotonic {
+        Monotonic(self.start.elapsed())
+    }
+
     fn now(&self) -> Now {
         Now {
-            monotonic: Monotonic(self.start.elapsed()),
+            monotonic: self.monotonic(),
             wall: self.ports.clock.wall(),
         }
     }
@@ -560,6 +596,11 @@ impl Hub {
         match relayed {
             Relayed::Message(message) => match Broadcast::from_bytes(&message.body) {
                 Ok(broadcast) => {
+                    if let Some(quota) = &channel.quota {
+                        let load = Load::of(&broadcast);
+                        let limits = &quota.limits;
+                        channel.flow.relayed(limits, load, self.monotonic());
+                    }
                     self.take(channel, None, &Arc::new(broadcast));
                 }
                 Err(error) => {
@@ -646,11 +687,20 @@ fn lock(partition: &Mutex<Partition>) -> MutexGuard<'_, Partition> {
 }
 
 impl Partition {
-    fn channel(&mut self, place: &Place, fresh: impl FnOnce() -> Channel) -> &mut Channel {
+    fn channel(
+        &mut self,
+        place: &Place,
+        quota: Option<&Arc<Quota>>,
+        fresh: impl FnOnce() -> Channel,
+    ) -> &mut Channel {
         if !self.channels.contains_key(place) {
             self.channels.insert(place.clone(), fresh());
         }
-        self.channels.get_mut(place).expect("it is there by now")
+        let channel = self.channels.get_mut(place).expect("it is there by now");
+        if channel.quota.is_none() {
+            channel.quota = quota.cloned();
+        }
+        channel
     }
 
     fn members(&self, place: &Place) -> Vec<PresenceMessage> {

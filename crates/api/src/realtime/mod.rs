@@ -29,7 +29,6 @@ mod mailbox;
 mod meta;
 mod occupancy;
 mod past;
-mod rates;
 mod registry;
 mod transport;
 mod upgrade;
@@ -41,26 +40,24 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use headcount_model::{
-    AppId, ChannelName, ConnectionId, EdgeId, Fence, Incarnation, NodeId, Refusal, RefusalCode,
-    ReportItem, ShardId,
+    AppId, Bucket, ChannelName, ConnectionId, EdgeId, Fence, Incarnation, NodeId, Rate, Refusal,
+    RefusalCode, ReportItem, ShardId,
 };
 use headcount_realtime::{Broadcast, Content, Envelope, Limits, Message, Payload};
 use headcount_relay::OwnerMessage;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 pub use config::RealtimeConfig;
 pub(crate) use event_stream::event_stream;
 pub(crate) use lifecycle::{LIFECYCLE, message as lifecycle_message};
-pub use rates::Rate;
 pub(crate) use upgrade::upgrade;
 
 use self::app_watch::AppWatches;
 use self::hub::{Hub, Place};
 use self::lifecycle::Encodings;
-use self::rates::Bucket;
 use self::registry::Registry;
+use crate::limits::{AppLimits, Exceeded, Quota, Quotas};
 use crate::ports::Ports;
 use crate::server::Phase;
 use crate::telemetry;
@@ -154,6 +151,8 @@ pub(crate) struct Core {
     registry: Registry,
     watches: AppWatches,
     encodings: Encodings,
+    /// What each app has left of its limits.
+    pub(crate) quotas: Quotas,
     connects: Mutex<Bucket>,
     logs: Mutex<Bucket>,
     /// Everything that serves a client.
@@ -181,8 +180,9 @@ impl Core {
             registry: Registry::default(),
             watches: AppWatches::default(),
             encodings: Encodings::default(),
-            connects: Mutex::new(Bucket::full(Instant::now())),
-            logs: Mutex::new(Bucket::full(Instant::now())),
+            quotas: Quotas::new(config.limits, config.app_limits.clone()),
+            connects: Mutex::default(),
+            logs: Mutex::default(),
             tasks: TaskTracker::new(),
             slots: Arc::new(Semaphore::new(config.connections_max)),
             config,
@@ -208,10 +208,10 @@ impl Core {
         self.phase.subscribe()
     }
 
-    fn limits(&self) -> Limits {
+    fn limits(&self, limits: &AppLimits) -> Limits {
         Limits {
             frame_bytes_max: self.config.frame_bytes_max,
-            message_bytes_max: self.config.message_bytes_max,
+            message_bytes_max: limits.message_bytes_max,
         }
     }
 
@@ -220,31 +220,44 @@ impl Core {
         format!("{}.", self.hub.serial(self.hub.next()))
     }
 
-    /// Takes a new connection's turn; false if there were too many in this second.
-    fn may_connect(&self) -> bool {
-        let mut bucket = self.connects.lock().unwrap_or_else(PoisonError::into_inner);
-        bucket.take(self.config.connect_rate, 1, Instant::now())
+    /// Takes a new connection's turn.
+    fn may_connect(&self, quota: &Quota) -> Result<(), Exceeded> {
+        let now = self.hub.monotonic();
+        quota.connect(&self.connects, self.config.connect_rate, now)
+    }
+
+    /// Takes a request's turn, whose credential was found to be good.
+    ///
+    /// # Errors
+    /// There are too many of its app.
+    pub(crate) fn may_ask(&self, app: &AppId) -> Result<(), Exceeded> {
+        self.quotas.of(app).request(self.hub.monotonic())
     }
 
     /// Publishes to a channel that counts, which keeps it active; returns the message's serial.
+    ///
+    /// # Errors
+    /// What the app may not do.
     pub(crate) fn publish(
         &self,
+        quota: &Arc<Quota>,
         app: &AppId,
         name: &ChannelName,
         connection: Option<&ConnectionId>,
         broadcast: &Arc<Broadcast>,
-    ) -> String {
+    ) -> Result<String, Exceeded> {
         let place = Place {
             app: app.clone(),
             name: name.as_str().into(),
         };
-        let (serial, renew) = self.hub.publish(&place, connection, broadcast);
+        let published = self.hub.publish(&place, Some(quota), connection, broadcast);
+        let (serial, renew) = published?;
         if renew {
             let channel = name.clone();
             let items = vec![ReportItem::Activity { channel }];
             self.ports.counting.uncount(app.clone(), items);
         }
-        self.hub.serial(serial)
+        Ok(self.hub.serial(serial))
     }
 
     /// Tells `[meta]connection.lifecycle` (contract, decision 11).
@@ -275,7 +288,7 @@ impl Core {
     /// Tells `[meta]log`, under the name by which command lines look for what concerns counts.
     fn tell_refusals(&self, app: &AppId, edge: &EdgeId, first: &Refusal, refused: usize) {
         let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
-        let granted = logs.take(LOG_RATE, 1, Instant::now());
+        let granted = logs.take(LOG_RATE, 1, self.hub.monotonic());
         drop(logs);
         if !granted {
             return telemetry::rejected("log_rate");
@@ -318,6 +331,6 @@ impl Core {
             connection_id: None,
         };
         let broadcast = Broadcast::new(envelope, Content::Messages(vec![message]));
-        self.hub.publish(&place, None, &Arc::new(broadcast));
+        let _unlimited = self.hub.publish(&place, None, None, &Arc::new(broadcast));
     }
 }

@@ -12,6 +12,7 @@ use headcount_realtime::{
 use super::hub::{Attaching, Hub, Place, Since};
 use super::mailbox::AttachmentId;
 use super::{Core, METACHANNELS};
+use crate::limits::Exceeded;
 
 /// How long the owner of a channel's region is waited for to tell the members: it is near.
 const VISIT_MAX: Duration = Duration::from_millis(500);
@@ -38,8 +39,10 @@ impl<'a> Visit<'a> {
                 echo: false,
                 since: Since::Now,
                 former: None,
+                quota: None,
             },
         );
+        let attached = attached.expect("nothing limits what is only looked at");
         Self {
             hub,
             place,
@@ -59,9 +62,9 @@ impl Drop for Visit<'_> {
 pub(crate) struct UnknownSerial;
 
 impl Core {
-    /// The bounds of what clients may publish.
-    pub(crate) fn publish_limits(&self) -> Limits {
-        self.limits()
+    /// The bounds of what clients of an app may publish.
+    pub(crate) fn publish_limits(&self, app: &AppId) -> Limits {
+        self.limits(&self.quotas.of(app).limits)
     }
 
     /// The events that an app is told on `[meta]channel.lifecycle`.
@@ -119,12 +122,15 @@ impl Core {
     }
 
     /// Publishes messages of nobody's connection; returns their id and serials.
+    ///
+    /// # Errors
+    /// What the app may not do.
     pub(crate) fn publish_messages(
         &self,
         app: &AppId,
         name: &headcount_model::ChannelName,
         messages: Vec<Message>,
-    ) -> (String, Vec<String>) {
+    ) -> Result<(String, Vec<String>), Exceeded> {
         let given = messages.first().and_then(|first| first.id.clone());
         let drawn = self.draw_id();
         let count = messages.len();
@@ -134,9 +140,9 @@ impl Core {
             connection_id: None,
         };
         let broadcast = Arc::new(Broadcast::new(envelope, Content::Messages(messages)));
-        let serial = self.publish(app, name, None, &broadcast);
+        let serial = self.publish(&self.quotas.of(app), app, name, None, &broadcast)?;
         let serials = (0..count).map(|index| format!("{serial}:{index}"));
-        (given.unwrap_or(drawn), serials.collect())
+        Ok((given.unwrap_or(drawn), serials.collect()))
     }
 }
 

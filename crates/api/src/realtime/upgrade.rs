@@ -86,13 +86,9 @@ pub(super) async fn enter(realtime: Arc<Core>, mut transport: Box<Transport>) {
             Err(why) => error = Some(unresumable(why)),
         }
     }
-    if !realtime.may_connect() {
-        telemetry::rejected("connect_rate");
-        let rate = realtime.config.connect_rate.per_second;
-        let message =
-            format!("more than {rate} new connections in a second (metric = connections.maxRate)");
-        let error = ProtocolError::new(80021, 429, message);
-        return disconnect(transport, error).await;
+    let quota = realtime.quotas.of(&app);
+    if let Err(exceeded) = realtime.may_connect(&quota) {
+        return disconnect(transport, exceeded.into()).await;
     }
     let Ok(_slot) = Arc::clone(&realtime.slots).try_acquire_owned() else {
         telemetry::rejected("realtime_connections");
@@ -105,7 +101,7 @@ pub(super) async fn enter(realtime: Arc<Core>, mut transport: Box<Transport>) {
     let identity = transport.credential.client_id().narrow(named);
     let opened = identity
         .map_err(ProtocolError::from)
-        .and_then(|identity| Connection::open(&realtime, app, &transport, identity));
+        .and_then(|identity| Connection::open(&realtime, app, quota, &transport, identity));
     match opened {
         Ok(connection) => connection.run(transport, error).await,
         Err(error) => {

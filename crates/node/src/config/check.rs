@@ -1,20 +1,20 @@
 //! From what was written to what the stages take: what can only be judged by looking at several
 //! settings, or by making something of one.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use headcount_model::RegionName;
-use headcount_model::ReportLimits;
 use headcount_model::control::{Settings, TEXT_BYTES_MAX, TimingProfile};
+use headcount_model::{AppId, Rate, RegionName, ReportLimits};
 use tracing_subscriber::EnvFilter;
 
 use super::fault::{Fault, Origin};
 use super::layers::Layers;
 use super::raw::RawConfig;
-use super::{ClusterConfig, Config, ListenConfig, NodeConfig, TelemetryConfig, apps};
+use super::{AppConfig, ClusterConfig, Config, ListenConfig, NodeConfig, TelemetryConfig, apps};
 use crate::telemetry::LogFormat;
 
 /// Shortest token that is accepted, in characters: below it, guessing is worth a try.
@@ -40,7 +40,7 @@ impl<'a> Check<'a> {
         self.relations(raw);
         let admin = self.admin(raw);
         let telemetry = self.telemetry(raw);
-        let apps = apps::check(&raw.app, apps_origin, self.faults);
+        let apps = apps::check(raw, apps_origin, self.faults);
         let (node, listen, cluster, telemetry) = (node?, listen?, cluster?, telemetry?);
         let (apps, app_settings) = apps?;
         Some(Config {
@@ -65,7 +65,7 @@ impl<'a> Check<'a> {
                 watchers_max: raw.feed.watchers_max,
             },
             api: api(raw),
-            realtime: realtime(raw),
+            realtime: realtime(raw, &app_settings),
             node,
             listen,
             cluster,
@@ -224,6 +224,9 @@ impl<'a> Check<'a> {
         if raw.consensus.snapshot_entries_kept > raw.consensus.snapshot_entries {
             let what = "must not exceed consensus.snapshot_entries";
             self.fault("consensus", "snapshot_entries_kept", what);
+        }
+        for (key, what) in apps::contradictions(&raw.limits, raw.realtime.frame_bytes_max) {
+            self.fault("limits", key, what);
         }
         let store = &raw.store;
         if store.batch_bytes > store.queue_bytes {
@@ -447,22 +450,17 @@ fn api(raw: &RawConfig) -> headcount_api::Config {
     }
 }
 
-fn realtime(raw: &RawConfig) -> headcount_api::RealtimeConfig {
-    let rate = |per_second: u32, seconds: u32| headcount_api::Rate {
-        per_second,
-        burst: per_second.saturating_mul(seconds),
-    };
+fn realtime(raw: &RawConfig, apps: &BTreeMap<AppId, AppConfig>) -> headcount_api::RealtimeConfig {
+    let limits = apps::app_limits(&raw.limits);
+    let own = |(app, settings): (&AppId, &AppConfig)| Some((app.clone(), settings.limits?));
     let (grace, raw) = (raw.gateway.client_grace, &raw.realtime);
     headcount_api::RealtimeConfig {
         connections_max: raw.connections_max,
-        app_connections_max: raw.app_connections_max,
-        connect_rate: rate(raw.connects_per_second, 2),
-        channels_max: raw.channels_max,
-        inbound_rate: rate(raw.messages_per_second, 4),
-        frame_rate: rate(raw.frames_per_second, 2),
+        connect_rate: Rate::over(2, raw.connects_per_second),
+        limits,
+        app_limits: apps.iter().filter_map(own).collect(),
+        frame_rate: Rate::over(2, raw.frames_per_second),
         frame_bytes_max: raw.frame_bytes_max.as_usize(),
-        message_bytes_max: raw.message_bytes_max.as_usize(),
-        members_max: raw.members_max,
         grace,
         resume_window: raw.resume_window,
         heartbeat_interval: raw.heartbeat_interval,

@@ -79,6 +79,7 @@ impl RawConfig {
         raw.app = vec![RawApp {
             id: "dev".to_owned(),
             lifecycle: RawLifecycle { occupancy: true },
+            limits: toml::Table::new(),
             key: DEV_KEYS
                 .iter()
                 .map(|key| RawKey {

@@ -22,6 +22,9 @@ const APPS: &str = "
 # # Whether the channel [meta]channel.lifecycle carries channel.occupancy too. Event streams and
 # # Watch carry it to whoever asks for it, in any case.
 # lifecycle.occupancy = true
+# # What the app may do, where [limits] is not right for it: any key of that section.
+# limits.channel_messages_per_second = 200
+# limits.app_requests_per_second = 500
 #
 # [[app.key]]
 # id = \"backend\"

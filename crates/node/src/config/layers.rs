@@ -58,6 +58,22 @@ pub(super) struct Layers {
 }
 
 impl Layers {
+    /// Makes one layer of what stands in a table in the manner of a section.
+    pub(super) fn of_section(section: &str, table: &toml::Table, origin: &Origin) -> Self {
+        let settings = table.iter().map(|(key, value)| {
+            let written = Written {
+                value: value.clone(),
+                text: None,
+                origin: origin.clone(),
+            };
+            ((section.to_owned(), key.clone()), written)
+        });
+        Self {
+            settings: settings.collect(),
+            ..Self::default()
+        }
+    }
+
     /// Adds a file of TOML.
     pub(super) fn add_file(&mut self, name: &str, text: &str, faults: &mut Vec<Fault>) {
         let origin = Origin::File(name.to_owned());

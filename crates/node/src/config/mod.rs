@@ -142,6 +142,8 @@ pub struct TelemetryConfig {
 pub struct AppConfig {
     /// Whether `[meta]channel.lifecycle` carries `channel.occupancy` (contract, decision 3).
     pub lifecycle_occupancy: bool,
+    /// What it may do, if that is not what all may.
+    pub limits: Option<headcount_api::AppLimits>,
 }
 
 /// Where settings come from, each over the one before.

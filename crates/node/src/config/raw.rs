@@ -57,6 +57,9 @@ pub struct RawApp {
     /// What it is told about its channels.
     #[serde(default)]
     pub lifecycle: RawLifecycle,
+    /// What it may do, where that is not what `[limits]` says: keys of that section.
+    #[serde(default)]
+    pub limits: toml::Table,
     /// Its keys.
     #[serde(default)]
     pub key: Vec<RawKey>,
@@ -128,6 +131,9 @@ impl RawApp {
         let mut table = toml::Table::new();
         table.insert("id".to_owned(), self.id.clone().into());
         table.insert("lifecycle".to_owned(), lifecycle.into());
+        if !self.limits.is_empty() {
+            table.insert("limits".to_owned(), self.limits.clone().into());
+        }
         table.insert("key".to_owned(), toml::Value::Array(keys.collect()));
         toml::Value::Table(table)
     }
@@ -427,25 +433,14 @@ sections! {
         /// Most connections, about 10 kB each; further ones are told to go elsewhere (40111). Those
         /// with a websocket are among `api.connections_max` only until it is open.
         connections_max: usize = 20_000, 1..=1_000_000;
-        /// Most connections of one app on this node (40111).
-        app_connections_max: usize = 20_000, 1..=1_000_000;
-        /// New connections in a second in the long run, twice as many at once (80021). Keeps a storm
-        /// from starving those who are connected.
+        /// New connections of all apps in a second in the long run, twice as many at once (80021).
+        /// Keeps a storm from starving those who are connected.
         connects_per_second: u32 = 2_500, 1..=1_000_000;
-        /// Most channels that a connection may be attached to (90010).
-        channels_max: usize = 200, 1..=100_000;
-        /// Messages and presence changes that a connection may send in a second in the long run,
-        /// four times as many at once; further ones are refused (42911).
-        messages_per_second: u32 = 50, 1..=100_000;
         /// Frames of any kind that a connection may send in a second in the long run, twice as many
         /// at once; after that it is ended (42924).
         frames_per_second: u32 = 2_000, 1..=1_000_000;
         /// Longest frame of a client (40009).
         frame_bytes_max: Bytes = Bytes::kib(512), Bytes::kib(64)..=Bytes::mib(16);
-        /// Most bytes of the messages in a frame (40009).
-        message_bytes_max: Bytes = Bytes::kib(256), Bytes::kib(1)..=Bytes::mib(8);
-        /// Most members of a channel's presence set (91003).
-        members_max: usize = 20_000, 1..=1_000_000;
         /// How long after a drop a client may take its connection up again on the same node.
         resume_window: Duration = secs(120), secs(1)..=hours(1);
         /// How often a quiet connection carries a sign of life. A client of which nothing comes for
@@ -465,6 +460,44 @@ sections! {
         outbound_max: usize = 1_024, 16..=100_000;
         /// Most bytes that may wait for a connection.
         outbound_bytes_max: Bytes = Bytes::mib(4), Bytes::kib(64)..=Bytes::mib(256);
+    }
+
+    /// What each app may do, unless its own `limits` say otherwise. Each node judges for itself what
+    /// its clients do, so that an app with clients on several nodes may do as much on each of them;
+    /// only a channel's rates count what other nodes relay, too. In parentheses is the code that
+    /// clients are told; what is refused costs nothing of any limit, and is counted by
+    /// `api_rejected_total`.
+    limits: Limits {
+        /// Most connections of the app, those that wait to be resumed included (40111).
+        app_connections_max: usize = 20_000, 1..=1_000_000;
+        /// New connections of the app in a second in the long run, twice as many at once (80021).
+        /// The node's own rate, `realtime.connects_per_second`, holds besides.
+        app_connects_per_second: u32 = 2_500, 1..=1_000_000;
+        /// Channels of the app that come into use on the node in a second in the long run, twice as
+        /// many at once (90021); clients try again by themselves. Keeps names that are made up on
+        /// the way from filling the node.
+        app_channels_per_second: u32 = 10_000, 1..=1_000_000;
+        /// Messages and presence changes of the app's clients, over websockets and HTTP, in a second
+        /// in the long run, twice as many at once (42917).
+        app_messages_per_second: u32 = 100_000, 1..=10_000_000;
+        /// Requests of the app over HTTP in a second in the long run, twice as many at once (42918).
+        /// Those with a bad credential are nobody's.
+        app_requests_per_second: u32 = 10_000, 1..=1_000_000;
+        /// Most channels that a connection may be attached to (90010).
+        connection_channels_max: usize = 200, 1..=100_000;
+        /// Messages and presence changes that a connection may send in a second in the long run,
+        /// four times as many at once (42911).
+        connection_messages_per_second: u32 = 50, 1..=100_000;
+        /// Messages on a channel in a second in the long run, four times as many at once (42913).
+        /// Metachannels have no such limit, and presence changes are not counted. Too low: lively
+        /// channels stutter. Too high: one channel's fan-out takes the node from all others.
+        channel_messages_per_second: u32 = 50, 1..=100_000;
+        /// Bytes of those messages in a second in the long run, four times as many at once (42914).
+        channel_bytes_per_second: Bytes = Bytes::mib(1), Bytes::kib(1)..=Bytes::mib(1024);
+        /// Most members of a channel's presence set (91003).
+        channel_members_max: usize = 20_000, 1..=1_000_000;
+        /// Most bytes of the messages in a frame or request (40009).
+        message_bytes_max: Bytes = Bytes::kib(256), Bytes::kib(1)..=Bytes::mib(8);
     }
 
     /// The listener for operators. Health and metrics are open; the rest needs the token.

@@ -132,7 +132,7 @@ macro_rules! sections {
             }
 
             impl $Section {
-                fn read(self, layers: &mut Layers, faults: &mut Vec<Fault>) -> Self {
+                pub(super) fn read(self, layers: &mut Layers, faults: &mut Vec<Fault>) -> Self {
                     const SECTION: &str = stringify!($section);
                     Self {
                         $( $key: {

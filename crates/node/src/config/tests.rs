@@ -135,6 +135,14 @@ fn settings_that_contradict_each_other_are_refused() {
             vec!["consensus.snapshot_entries_kept"],
         ),
         ("feed.ring_events_max=100", vec!["feed.batch_events_max"]),
+        (
+            "realtime.frame_bytes_max=128KiB",
+            vec!["limits.message_bytes_max"],
+        ),
+        (
+            "limits.channel_bytes_per_second=63KiB",
+            vec!["limits.channel_bytes_per_second"],
+        ),
     ];
     for (flag, keys) in contradictions {
         let error = try_load(REGION, &[], &[flag]).unwrap_err();
@@ -223,6 +231,53 @@ fn what_is_printed_is_read_back_the_same() {
     assert!(loaded.config.app_settings[&app].lifecycle_occupancy);
     let key = loaded.config.apps.key("shop.k").unwrap();
     assert_eq!(key.capability().to_string(), "{\"a:*\":[\"subscribe\"]}");
+}
+
+#[test]
+fn an_app_has_limits_of_its_own_over_those_of_all() {
+    let file = format!(
+        "{REGION}[limits]\nchannel_messages_per_second = 70\n\
+         [[app]]\nid = \"usual\"\n[[app]]\nid = \"lively\"\nlimits.message_bytes_max = \"8KiB\"\n\
+         limits.app_connections_max = 7\n"
+    );
+    let loaded = try_load(&file, &[], &[]).unwrap();
+    let realtime = &loaded.config.realtime;
+    assert_eq!(realtime.limits.channel_messages.per_second, 70);
+    assert_eq!(realtime.limits.channel_messages.burst, 280);
+    let lively = AppId::new("lively").unwrap();
+    let expected = headcount_api::AppLimits {
+        connections_max: 7,
+        message_bytes_max: 8 << 10,
+        ..realtime.limits
+    };
+    assert_eq!(
+        realtime.app_limits,
+        BTreeMap::from([(lively, expected)]),
+        "who says nothing has what all have"
+    );
+    let printed = toml::to_string(&loaded.raw.to_table(Secrets::Shown)).unwrap();
+    assert_eq!(try_load(&printed, &[], &[]).unwrap().raw, loaded.raw);
+}
+
+#[test]
+fn wrong_limits_of_an_app_are_told_by_name() {
+    let file = format!(
+        "{REGION}[[app]]\nid = \"shop\"\nlimits.channel_members_max = 0\n\
+         limits.app_messages_per_second = \"many\"\nlimits.message_bytes_max = \"1MiB\"\n\
+         limits.messages = 5\n"
+    );
+    let told = faults(&file, &[], &[]);
+    let expected = [
+        "app shop: limits.channel_members_max (node.toml): must be from 1 to 1000000, found 0",
+        "app shop: limits.app_messages_per_second (node.toml): expected a whole number",
+        "app shop: limits.message_bytes_max (node.toml): must not exceed realtime.frame_bytes_max",
+        "app shop: limits.messages (node.toml): unknown key; [limits] has app_connections_max,",
+    ];
+    for beginning in expected {
+        let found = told.iter().any(|fault| fault.starts_with(beginning));
+        assert!(found, "{beginning}\nis not among\n{}", told.join("\n"));
+    }
+    assert_eq!(told.len(), expected.len(), "{}", told.join("\n"));
 }
 
 /// `UPDATE=1` writes the file anew.
