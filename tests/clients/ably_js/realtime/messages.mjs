@@ -194,4 +194,29 @@ theme('messages', () => {
     assert.equal(client.connection.state, 'connected');
     await eventually('it may speak again', () => channel.publish('row', 'after'));
   });
+
+  story('a channel takes so much in a second from all together, and its clients go on', async (stage) => {
+    const name = stage.channel();
+    const inbox = await Inbox.of((await stage.connected(here)).channels.get(name));
+    const clients = await Promise.all([1, 2, 3, 4].map(() => stage.connected(here)));
+    const ids = clients.map((client) => client.connection.id);
+    // Each says no more than it may; it is the channel that takes no more.
+    const said = (await Promise.all(clients.map((client, who) => Promise.allSettled(
+      row(who, 100).map((text) => client.channels.get(name).publish('row', text)))))).flat();
+    const errors = said.filter(({ status }) => status === 'rejected').map(({ reason }) => reason);
+    assert.deepEqual([...new Set(errors.map(({ code }) => code))], [42913], 'what is too much is refused');
+    assert.match(errors[0].message, /metric = channel\.maxRate/);
+    assert.equal(errors[0].statusCode, 429);
+    const accepted = said.length - errors.length;
+    assert.ok(accepted >= 200, `what is not too much is accepted: ${accepted}`);
+    await inbox.until('what was accepted, and nothing else', (items) => assert.equal(items.length, accepted));
+    await refused('REST is no way around it', stage.rest(here).channels.get(name).publish(
+      row('rest', 200).map((data) => ({ name: 'row', data }))), 42913);
+    await clients[0].channels.get(stage.channel('other')).publish('another', 'channel');
+    await eventually('they may speak again', () => Promise.all(
+      clients.map((client) => client.channels.get(name).publish('row', 'after'))));
+    assert.deepEqual(clients.map(({ connection }) => connection.state), Array(4).fill('connected'));
+    assert.deepEqual(clients.map(({ connection }) => connection.id), ids, 'the connections are unharmed');
+    await inbox.until('they are heard', () => assert.ok(texts(inbox).filter((text) => text === 'after').length >= 4));
+  });
 });
