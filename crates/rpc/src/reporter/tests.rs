@@ -133,6 +133,7 @@ impl Grant for KeyGrant {
         let after = self.1;
         async move {
             match after {
+                // allow-sleep: a grant that ends after a span
                 Some(span) => tokio::time::sleep(span).await,
                 None => std::future::pending().await,
             }
