@@ -201,7 +201,10 @@ pub(crate) async fn collect(config: &Config, max: usize, body: Body) -> Result<V
     let read = async {
         let mut collected = Vec::new();
         while let Some(chunk) = stream.next().await {
-            let chunk = chunk.map_err(|_| Problem::BodyIncomplete { after })?;
+            let chunk = chunk.map_err(|_| {
+                telemetry::rejected("body_incomplete");
+                Problem::BodyIncomplete { after }
+            })?;
             if collected.len() + chunk.len() > max {
                 telemetry::rejected("body_too_large");
                 return Err(Problem::BodyTooLarge { max });

@@ -243,6 +243,13 @@ fn builder(config: &Config) -> auto::Builder<TokioExecutor> {
     builder
 }
 
+/// Whether the other side broke the rules of HTTP/2, of which hyper has no word of its own: all that
+/// ends a connection otherwise has no cause, or one of the socket or of the service.
+fn is_of_http2(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error);
+    cause.is_some_and(|cause| !cause.is::<io::Error>()) && !error.is_user()
+}
+
 /// Counts why a connection broke, where a bound was the reason. Clients that go away are normal.
 fn tell_end(error: &(dyn std::error::Error + 'static), after: Duration) {
     let mut source = Some(error);
@@ -252,7 +259,7 @@ fn tell_end(error: &(dyn std::error::Error + 'static), after: Duration) {
                 telemetry::rejected("header_timeout");
             } else if error.is_parse_too_large() {
                 telemetry::rejected("header_too_large");
-            } else if error.is_parse() {
+            } else if error.is_parse() || is_of_http2(error) {
                 telemetry::rejected("malformed");
             }
         }

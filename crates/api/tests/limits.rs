@@ -1,4 +1,5 @@
-//! Slow, large and broken input: it ends cleanly, with an error where somebody can be told.
+//! Slow, large and broken input: it ends cleanly, with an error where somebody can be told, is
+//! counted by its reason, and leaves nothing behind.
 
 use std::time::{Duration, Instant};
 
@@ -6,6 +7,8 @@ use headcount_api::Config;
 
 use crate::client::{Connection, PATIENCE, ask};
 use crate::node::{Mood, Node, root};
+use crate::realtime::wait_until;
+use crate::recorder::Metrics;
 
 const SHORT: Duration = Duration::from_millis(100);
 
@@ -18,26 +21,40 @@ fn impatient() -> Config {
     }
 }
 
+/// Checks how often something was turned away, and that nothing is left of whoever tried.
+async fn counted(metrics: &Metrics, reason: &str, times: usize) {
+    let of = |name: &str| metrics.of(name);
+    wait_until("no connection is left", || of("api_connections") == 0.0).await;
+    let counted = of(&format!("api_rejected_total {reason}"));
+    assert_eq!(counted, times as f64, "{reason}");
+}
+
 #[tokio::test]
 async fn whoever_does_not_finish_the_headers_is_cut_off() {
+    let metrics = Metrics::default();
+    let _installed = metrics.install();
     let node = Node::with(impatient()).await;
-    for begun in [
+    let beginnings = [
         "",
         "P",
         "PRI * HTTP/2.0\r\n",
         "GET /time HTTP/1.1\r\n",
         "GET /time HTTP/1.1\r\nhost: x\r\nx-a",
-    ] {
+    ];
+    for begun in beginnings {
         let mut connection = Connection::open(node.address).await;
         connection.send(begun).await;
         let received = connection.closed().await;
         let text = String::from_utf8_lossy(&received).into_owned();
         assert!(!text.contains(" 200 "), "{begun:?}: {text}");
     }
+    counted(&metrics, "header_timeout", beginnings.len()).await;
 }
 
 #[tokio::test]
 async fn dripping_headers_does_not_help() {
+    let metrics = Metrics::default();
+    let _installed = metrics.install();
     let node = Node::with(impatient()).await;
     let mut connection = Connection::open(node.address).await;
     connection.send("GET /time HTTP/1.1\r\n").await;
@@ -51,28 +68,42 @@ async fn dripping_headers_does_not_help() {
         }
     }
     let _received = connection.closed().await;
+    counted(&metrics, "header_timeout", 1).await;
 }
 
 #[tokio::test]
 async fn idle_connections_are_closed() {
-    let node = Node::with(impatient()).await;
+    let metrics = Metrics::default();
+    let _installed = metrics.install();
+    let node = Node::with(Config {
+        header_timeout: SHORT,
+        ..Config::default()
+    })
+    .await;
     let mut connection = Connection::open(node.address).await;
     assert_eq!(connection.ask("GET", "/time", &[], b"").await.status, 200);
     assert!(connection.closed().await.is_empty());
+    // The headers of its next request did not come in time.
+    counted(&metrics, "header_timeout", 1).await;
 }
 
 #[tokio::test]
 async fn an_http2_connection_without_requests_is_closed() {
+    let metrics = Metrics::default();
+    let _installed = metrics.install();
     let node = Node::with(impatient()).await;
     let mut connection = Connection::open(node.address).await;
     connection
         .send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
         .await;
     let _settings = connection.closed().await;
+    counted(&metrics, "header_timeout", 1).await;
 }
 
 #[tokio::test]
 async fn slow_bodies_are_given_up() {
+    let metrics = Metrics::default();
+    let _installed = metrics.install();
     let node = Node::with(impatient()).await;
     let mut connection = Connection::open(node.address).await;
     let head = format!(
@@ -83,10 +114,14 @@ async fn slow_bodies_are_given_up() {
     let answer = tokio::time::timeout(PATIENCE, connection.read_answer(false)).await;
     let answer = answer.unwrap().unwrap();
     assert_eq!((answer.status, answer.code()), (408, 40800));
+    drop(connection);
+    counted(&metrics, "body_timeout", 1).await;
 }
 
 #[tokio::test]
 async fn large_bodies_are_refused() {
+    let metrics = Metrics::default();
+    let _installed = metrics.install();
     let node = Node::start().await;
     let body = vec![b' '; 64 * 1024 + 1];
     let answer = ask(
@@ -98,10 +133,13 @@ async fn large_bodies_are_refused() {
     )
     .await;
     assert_eq!((answer.status, answer.code()), (413, 40009));
+    counted(&metrics, "body_too_large", 1).await;
 }
 
 #[tokio::test]
 async fn long_targets_and_headers_are_refused() {
+    let metrics = Metrics::default();
+    let _installed = metrics.install();
     let node = Node::start().await;
     let target = format!("/channels/x?pad={}", "x".repeat(16 * 1024));
     let answer = node.get(&target).await;
@@ -120,10 +158,14 @@ async fn long_targets_and_headers_are_refused() {
     );
     let long_token = format!("authorization: Bearer {}", "x".repeat(64 * 1024));
     assert_eq!(node.get_as(&long_token, "/channels/x").await.code(), 40005);
+    counted(&metrics, "target_too_long", 1).await;
+    counted(&metrics, "header_too_large", 2).await;
 }
 
 #[tokio::test]
 async fn garbage_is_answered_or_cut_off() {
+    let metrics = Metrics::default();
+    let _installed = metrics.install();
     let node = Node::with(impatient()).await;
     let inputs: [&[u8]; 9] = [
         b"\0\0\0\0\0\0\0\0",
@@ -136,7 +178,7 @@ async fn garbage_is_answered_or_cut_off() {
         b"GET /time HTTP/1.1\r\nhost: x\r\nbad header\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
     ];
-    for input in inputs {
+    for input in &inputs {
         let mut connection = Connection::open(node.address).await;
         connection.send(input).await;
         let received = connection.closed().await;
@@ -147,10 +189,14 @@ async fn garbage_is_answered_or_cut_off() {
         );
     }
     assert_eq!(node.get("/channels/x").await.status, 200);
+    counted(&metrics, "body_incomplete", 1).await;
+    counted(&metrics, "malformed", inputs.len() - 1).await;
 }
 
 #[tokio::test]
 async fn connections_have_a_bound() {
+    let metrics = Metrics::default();
+    let _installed = metrics.install();
     let node = Node::with(Config {
         connections_max: 1,
         ..Config::default()
@@ -163,6 +209,8 @@ async fn connections_have_a_bound() {
     assert_eq!((refused.status, refused.code()), (503, 50305));
     assert!(second.closed().await.is_empty());
     assert_eq!(first.ask("GET", "/time", &[], b"").await.status, 200);
+    drop(first);
+    counted(&metrics, "connections", 1).await;
 }
 
 #[tokio::test]
