@@ -10,6 +10,7 @@ mod forwarding;
 mod growth;
 mod killing;
 mod lifecycle;
+mod limits;
 mod many_shards;
 mod owners;
 mod past;
