@@ -7,10 +7,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use bytes::BytesMut;
+use headcount_net::{Listener, Stream};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::TaskTracker;
@@ -52,7 +52,7 @@ pub(crate) enum Phase {
 pub async fn serve(
     config: Config,
     realtime: Realtime,
-    listener: TcpListener,
+    listener: Listener,
     ports: Ports,
     shutdown: impl Future<Output = ()> + Send,
 ) {
@@ -92,7 +92,7 @@ pub(crate) async fn accept(
     config: &Config,
     router: &Router,
     phase: &watch::Receiver<Phase>,
-    listener: &TcpListener,
+    listener: &Listener,
     connections: &TaskTracker,
 ) {
     let config = Arc::new(config.clone());
@@ -165,7 +165,7 @@ async fn connection(
     config: Arc<Config>,
     router: Router,
     mut phase: watch::Receiver<Phase>,
-    stream: TcpStream,
+    stream: Stream,
     permit: OwnedSemaphorePermit,
 ) {
     let _entered = telemetry::connections.enter();

@@ -6,8 +6,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::Response;
+use headcount_net::Listener;
 use http::{Method, header};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
@@ -37,7 +37,7 @@ struct Unready {
 /// `GET /time` is served, which needs nobody else.
 pub async fn serve_unready(
     config: &Config,
-    listener: &TcpListener,
+    listener: &Listener,
     clock: Arc<dyn Clock>,
     reason: Reason,
     ready: impl Future<Output = ()> + Send,

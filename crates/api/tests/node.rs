@@ -511,7 +511,8 @@ impl Node {
             shards: 4,
         };
         let realtime = Realtime::new(realtime, ports.clone(), identity);
-        let served = headcount_api::serve(config, realtime.clone(), listener, ports, stopped);
+        let served =
+            headcount_api::serve(config, realtime.clone(), listener.into(), ports, stopped);
         let served = tokio::spawn(served);
         Self {
             world,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use headcount_api::ports::Clock;
 use headcount_api::{Config, serve_unready};
 use headcount_model::Timestamp;
+use headcount_net::Listener;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +23,7 @@ impl Clock for Now {
 #[tokio::test]
 async fn all_but_the_time_is_refused_until_the_node_is_ready() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = Listener::from(listener);
     let address = listener.local_addr().unwrap();
     let ready = CancellationToken::new();
     let until = ready.clone().cancelled_owned();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headcount_model::{EdgeId, Incarnation};
+use headcount_net::Dialer;
 
 /// Settings of an edge's client.
 #[derive(Clone)]
@@ -39,6 +40,8 @@ pub struct Config {
     /// Different for each edge, or a node that comes back meets all of them at once. Default: made
     /// from the incarnation.
     pub seed: Option<u64>,
+    /// How connections come about. Default: by TCP.
+    pub dialer: Dialer,
 }
 
 impl Config {
@@ -63,6 +66,7 @@ impl Config {
             backoff_max: Duration::from_secs(5),
             retry_interval: Duration::from_secs(1),
             seed: None,
+            dialer: Dialer::default(),
         }
     }
 }

@@ -192,15 +192,17 @@ impl Driver {
     async fn open(&mut self, node: &str) -> Result<(Welcome, Stream), End> {
         let broken = |what: &dyn std::fmt::Display| End::Broken(format!("{node}: {what}"));
         let endpoint = Endpoint::from_shared(node.to_owned()).map_err(|error| broken(&error))?;
-        let channel = endpoint
+        let endpoint = endpoint
             .connect_timeout(self.config.connect_timeout)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE.0)
             .keep_alive_timeout(KEEP_ALIVE.1)
-            .keep_alive_while_idle(true)
-            .connect()
-            .await
-            .map_err(|error| broken(&chain(&error)))?;
+            .keep_alive_while_idle(true);
+        let channel = match self.config.dialer.connector() {
+            None => endpoint.connect().await,
+            Some(connector) => endpoint.connect_with_connector(connector).await,
+        };
+        let channel = channel.map_err(|error| broken(&chain(&error)))?;
         let authorization = (self.config.authorization)().parse();
         let authorization = authorization.map_err(|_| broken(&"authorization: not a header"))?;
         // Hello and goodbye, and a batch more than any window, so that sending never waits.

@@ -106,7 +106,7 @@ impl DevCluster {
             let config = config(arguments, index, &data_dir, kept.as_ref(), first_peer)?;
             (shards, linger) = (config.cluster.shards, config.region.linger);
             let listeners = Listeners::bind(&config).await.map_err(port_hint)?;
-            let address = |listener: &tokio::net::TcpListener| -> Result<SocketAddr, Failure> {
+            let address = |listener: &headcount_node::Listener| -> Result<SocketAddr, Failure> {
                 listener.local_addr().map_err(Failure::failed)
             };
             ports.push([
@@ -132,7 +132,12 @@ impl DevCluster {
             } else {
                 BTreeMap::new()
             };
-            let node = Node::start(config, listeners, Options { founding, delays }).await;
+            let options = Options {
+                founding,
+                delays,
+                ..Options::default()
+            };
+            let node = Node::start(config, listeners, options).await;
             nodes.push(node.map_err(Failure::failed)?);
         }
         if let Some(directory) = &arguments.data_dir {

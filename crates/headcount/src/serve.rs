@@ -1,6 +1,5 @@
 //! `headcount serve` and `headcount join`: one node, from its settings to its end.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use headcount_node::config::{Config, Loaded};
@@ -47,7 +46,7 @@ async fn run(loaded: Loaded, founding: Founding, output: Output) -> Result<(), F
     let listeners = Listeners::bind(&config).await.map_err(Failure::failed)?;
     let options = Options {
         founding,
-        delays: BTreeMap::new(),
+        ..Options::default()
     };
     let node = Node::start(config, listeners, options)
         .await

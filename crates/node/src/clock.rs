@@ -9,14 +9,16 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     start: Instant,
+    wall: fn() -> SystemTime,
 }
 
 impl Clock {
-    /// Starts the clock that never steps.
+    /// Starts the clock that never steps, beside a wall clock.
     #[must_use]
-    pub(crate) fn start() -> Self {
+    pub(crate) fn start(wall: fn() -> SystemTime) -> Self {
         Self {
             start: Instant::now(),
+            wall,
         }
     }
 
@@ -25,7 +27,7 @@ impl Clock {
     pub(crate) fn now(&self) -> Now {
         Now {
             monotonic: self.monotonic(),
-            wall: Self::wall(),
+            wall: self.wall(),
         }
     }
 
@@ -43,8 +45,8 @@ impl Clock {
 
     /// Returns the wall clock's time; the epoch, should it stand before that.
     #[must_use]
-    pub(crate) fn wall() -> Timestamp {
-        let since = SystemTime::now()
+    pub(crate) fn wall(&self) -> Timestamp {
+        let since = (self.wall)()
             .duration_since(UNIX_EPOCH)
             .unwrap_or(Duration::ZERO);
         Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))

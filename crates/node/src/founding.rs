@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use headcount_consensus::store::Store;
 use headcount_model::{Era, Incarnation, NodeId, RegionName, ReplicaId};
+use headcount_net::Dialer;
 use headcount_placement::{
     Addresses, ClusterId, FOUNDING_NODE, FOUNDING_REPLICA, Handshake, NewNode, NodeKey, Protocols,
 };
@@ -91,6 +92,7 @@ pub(crate) async fn membership(
     addresses: &Addresses,
     founding: Founding,
     asked_to_found: &mut watch::Receiver<bool>,
+    dialer: &Dialer,
 ) -> Result<Membership, StartError> {
     let key = node_key(store).await?;
     if let Some(stored) = store.meta(MEMBER) {
@@ -112,7 +114,7 @@ pub(crate) async fn membership(
         }
         (Founding::Join | Founding::Resume, false) => loop {
             for address in &others {
-                if let Some(reply) = ask(config, addresses, key, address).await? {
+                if let Some(reply) = ask(config, dialer, addresses, key, address).await? {
                     return joined(config, store, key, reply).await;
                 }
             }
@@ -221,6 +223,7 @@ async fn node_key(store: &Store) -> Result<NodeKey, StartError> {
 /// Asks one address; `None` if nobody there can answer now.
 async fn ask(
     config: &Config,
+    dialer: &Dialer,
     addresses: &Addresses,
     key: NodeKey,
     address: &str,
@@ -234,7 +237,7 @@ async fn ask(
         node: None,
         incarnation: Incarnation(0),
     };
-    let asking = join(address, handshake, new_node(config, key, addresses));
+    let asking = join(dialer, address, handshake, new_node(config, key, addresses));
     match tokio::time::timeout(ANSWER, asking).await {
         Ok(Ok(reply)) => Ok(Some(reply)),
         Ok(Err(CallError::Refused { reason })) => Err(StartError::Refused(reason)),

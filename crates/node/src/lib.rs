@@ -29,7 +29,10 @@ mod revoked;
 mod sampling;
 mod shard;
 mod shards;
+mod surroundings;
 mod tasks;
 pub mod telemetry;
 
+pub use headcount_net::{Dialer, Listener};
 pub use node::{Founding, Listeners, Node, NotReady, Options, StartError, StopReason};
+pub use surroundings::Surroundings;

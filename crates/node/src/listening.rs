@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::Stream;
+use headcount_net::{Listener, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -40,7 +39,7 @@ pub(crate) struct Terms {
 #[derive(Debug)]
 pub(crate) struct Listening {
     name: &'static str,
-    listener: TcpListener,
+    listener: Listener,
     terms: Terms,
     permits: Arc<Semaphore>,
     ended: CancellationToken,
@@ -50,7 +49,7 @@ impl Listening {
     /// Takes a listener over. `name` is what metrics call it.
     pub(crate) fn new(
         name: &'static str,
-        listener: TcpListener,
+        listener: Listener,
         terms: Terms,
         ended: CancellationToken,
     ) -> Self {
@@ -94,7 +93,7 @@ impl Listening {
         }
     }
 
-    fn connection(&self, stream: TcpStream, permit: OwnedSemaphorePermit) -> Connection {
+    fn connection(&self, stream: Stream, permit: OwnedSemaphorePermit) -> Connection {
         Connection {
             stream,
             listener: self.name,
@@ -110,7 +109,7 @@ impl Listening {
     }
 
     /// Returns the connections as tonic takes them; never ends and never fails.
-    pub(crate) fn incoming(&self) -> impl Stream<Item = io::Result<Connection>> {
+    pub(crate) fn incoming(&self) -> impl futures::Stream<Item = io::Result<Connection>> {
         futures::stream::unfold(self, |listening| async move {
             let (connection, _) = listening.accept().await;
             Some((Ok(connection), listening))
@@ -146,7 +145,7 @@ impl axum::serve::Listener for Listening {
 /// waits for streams to end, which those between nodes and those of edges never do; a peer whose
 /// stream stays open to a node that is gone would not look for the one that takes its place.
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     listener: &'static str,
     awaited: Option<Awaited>,
     silence: Option<Duration>,
@@ -251,7 +250,10 @@ impl Connected for Connection {
     type ConnectInfo = TcpConnectInfo;
 
     fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+        TcpConnectInfo {
+            local_addr: self.stream.local_addr(),
+            remote_addr: self.stream.peer_addr(),
+        }
     }
 }
 
@@ -259,6 +261,7 @@ impl Connected for Connection {
 mod tests {
     use futures::StreamExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -271,7 +274,7 @@ mod tests {
             beginning: SHORT,
             silence,
         };
-        Listening::new("test", listener, terms, CancellationToken::new())
+        Listening::new("test", listener.into(), terms, CancellationToken::new())
     }
 
     async fn pair(listening: &Listening) -> (TcpStream, Connection) {

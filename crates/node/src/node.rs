@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headcount_api::{NodeIdentity, Realtime};
-use headcount_consensus::store::Store;
+use headcount_consensus::store::disk::Disk;
+use headcount_consensus::store::{Store, StoreDriver};
 use headcount_consensus::{
     Group, GroupId as RaftGroupId, Host, HostConfig, InitializeError, Member, ReplicaConfig, Role,
 };
 use headcount_gateway::Gateway;
 use headcount_model::{Incarnation, NodeId, RegionName, SHARDS_MAX, ShardId};
+use headcount_net::{Dialer, Listener};
 use headcount_placement::{
     Addresses, ClusterFacts, Control, ControlCommand, FOUNDING_NODE, FOUNDING_REPLICA, GroupId,
 };
@@ -19,7 +21,6 @@ use headcount_rpc::control::ControlClient;
 use headcount_rpc::peers::{Identity, Network};
 use headcount_rpc::read::ReadClient;
 use headcount_rpc::{control as rpc_control, peers, read};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +49,7 @@ use crate::reporter;
 use crate::revoked::Revoked;
 use crate::sampling::Sampler;
 use crate::shards::{Shards, Wakers};
+use crate::surroundings::Surroundings;
 use crate::tasks::Tasks;
 
 /// How long streams that end in good order are waited for at a drain.
@@ -60,13 +62,13 @@ const PEER_STREAMS_MAX: u32 = 2 * SHARDS_MAX;
 #[derive(Debug)]
 pub struct Listeners {
     /// REST and server-sent events.
-    pub client: TcpListener,
+    pub client: Listener,
     /// gRPC for edges and watchers.
-    pub reporter: TcpListener,
+    pub reporter: Listener,
     /// gRPC between nodes.
-    pub peer: TcpListener,
+    pub peer: Listener,
     /// Health, metrics and operators.
-    pub admin: TcpListener,
+    pub admin: Listener,
 }
 
 impl Listeners {
@@ -87,7 +89,7 @@ impl Listeners {
     /// Returns where others reach the listeners.
     fn addresses(&self, config: &Config) -> Result<Addresses, StartError> {
         let machine = machine_name();
-        let address = |listener: &TcpListener| -> Result<String, StartError> {
+        let address = |listener: &Listener| -> Result<String, StartError> {
             let bound = listener.local_addr().map_err(StartError::Listen)?;
             Ok(config.node.advertised(bound, &machine))
         };
@@ -100,13 +102,15 @@ impl Listeners {
     }
 }
 
-async fn bind(field: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    let bound = TcpListener::bind(address).await;
-    bound.map_err(|source| StartError::Bind {
-        field,
-        address,
-        source,
-    })
+async fn bind(field: &'static str, address: SocketAddr) -> Result<Listener, StartError> {
+    let bound = tokio::net::TcpListener::bind(address).await;
+    bound
+        .map(Listener::from)
+        .map_err(|source| StartError::Bind {
+            field,
+            address,
+            source,
+        })
 }
 
 /// How a node without data comes to a cluster.
@@ -130,6 +134,8 @@ pub struct Options {
     /// One-way delay that is emulated on the way to nodes of other regions; see
     /// [`Node::set_delays`].
     pub delays: BTreeMap<RegionName, Duration>,
+    /// What the node stands on.
+    pub surroundings: Surroundings,
 }
 
 /// Why a node does not start.
@@ -348,9 +354,14 @@ impl Node {
         options: Options,
     ) -> Result<Self, StartError> {
         let addresses = listeners.addresses(&config)?;
-        let store = open_store(&config).await?;
+        let surroundings = options.surroundings;
+        let (store, driver) = open_store(&config, surroundings.disk).await?;
+        // Not one of the tasks that end with the node: the store closes after all of them.
+        if let Some(driver) = driver {
+            drop(tokio::spawn(driver.run()));
+        }
         founding::check_region(&store, &config.node.region)?;
-        let clock = Clock::start();
+        let clock = Clock::start(surroundings.wall);
         let (node, node_seen) = watch::channel(None);
         let (shards, shards_seen) = watch::channel(None);
         let (hosted, hosted_seen) = watch::channel(false);
@@ -383,12 +394,14 @@ impl Node {
             config.admin.clone(),
             admin_listener,
             Arc::new(operator),
+            surroundings.is_measured,
             async move { ended.cancelled().await },
         ));
         let boot = Boot {
             clock,
             store: store.clone(),
             addresses: addresses.clone(),
+            dialer: surroundings.dialer,
             founding: options.founding,
             delays: delays_seen,
             progress: progress.clone(),
@@ -525,9 +538,20 @@ impl Node {
     }
 }
 
-async fn open_store(config: &Config) -> Result<Store, StartError> {
+/// Opens the store; where it brings a driver, that is to be run as a task.
+async fn open_store(
+    config: &Config,
+    disk: Option<Arc<dyn Disk>>,
+) -> Result<(Store, Option<StoreDriver>), StartError> {
     let dir = config.node.data_dir.clone();
     let store_config = config.store.clone();
+    if let Some(disk) = disk {
+        let opened = Store::open_on(disk, store_config);
+        let dir = dir.display().to_string();
+        return opened
+            .map(|(store, driver)| (store, Some(driver)))
+            .map_err(|source| StartError::Store { dir, source });
+    }
     let opening = {
         let dir = dir.clone();
         tokio::task::spawn_blocking(move || Store::open(dir, store_config))
@@ -536,7 +560,9 @@ async fn open_store(config: &Config) -> Result<Store, StartError> {
         .await
         .map_err(|error| StartError::Data(error.to_string()))?;
     let dir = dir.display().to_string();
-    opened.map_err(|source| StartError::Store { dir, source })
+    opened
+        .map(|store| (store, None))
+        .map_err(|source| StartError::Store { dir, source })
 }
 
 /// Hands over every group that this node leads, to whichever voter has caught up.
@@ -580,6 +606,7 @@ struct Boot {
     clock: Clock,
     store: Store,
     addresses: Addresses,
+    dialer: Dialer,
     founding: Founding,
     delays: watch::Receiver<BTreeMap<RegionName, Duration>>,
     progress: Progress,
@@ -598,9 +625,9 @@ impl Boot {
     /// are told at once that it is not ready, as whoever waits for an answer does not ask elsewhere.
     async fn run(
         mut self,
-        client: TcpListener,
-        reporter: TcpListener,
-        peer: TcpListener,
+        client: Listener,
+        reporter: Listener,
+        peer: Listener,
     ) -> Result<(), StartError> {
         let (health, health_service) = tonic_health::server::health_reporter();
         reporter::not_yet(&health).await;
@@ -621,7 +648,7 @@ impl Boot {
         let clients = headcount_api::serve_unready(
             &api,
             &client,
-            Arc::new(WallClock),
+            Arc::new(WallClock(self.clock)),
             Arc::new(move || progress.unready()),
             ready.cancelled(),
         );
@@ -646,13 +673,14 @@ impl Boot {
         Ok(())
     }
 
-    async fn prepare(&mut self, peer: TcpListener) -> Result<Prepared, StartError> {
+    async fn prepare(&mut self, peer: Listener) -> Result<Prepared, StartError> {
         let membership = founding::membership(
             &self.config,
             &self.store,
             &self.addresses,
             self.founding,
             &mut self.asked_to_found,
+            &self.dialer,
         )
         .await?;
         let node = membership.node;
@@ -661,6 +689,7 @@ impl Boot {
         // The network first: consensus sends over it from its first moment.
         let network = Network::new(
             self.config.network,
+            self.dialer.clone(),
             Identity {
                 node,
                 incarnation: Incarnation(0),
@@ -728,7 +757,7 @@ impl Boot {
             elsewhere: elsewhere.clone(),
         };
         self.booted.send_replace(Some(booted));
-        let past = PastHere::new(here.clone(), self.store.journal());
+        let past = PastHere::new(here.clone(), self.store.journal(), self.clock);
         self.serve_peers(peer, inbound, &here, &past, &keeper);
         if membership.founds {
             self.found(&group, &handle, &membership).await?;
@@ -812,6 +841,7 @@ impl Boot {
         self.shards.send_replace(Some(shards.clone()));
         self.tasks.spawn(
             Sampler {
+                clock: self.clock,
                 region: self.config.node.region.clone(),
                 shards: shards.clone(),
                 wakers: wakers.clone(),
@@ -874,14 +904,14 @@ impl Boot {
             watches: watches.clone(),
             past,
         };
-        let revoked = Revoked::new(handle, self.progress.control.clone());
+        let revoked = Revoked::new(handle, self.clock, self.progress.control.clone());
         self.tasks.spawn(revoked.clone().run());
-        let keys = Keys::new(&self.config, revoked);
+        let keys = Keys::new(&self.config, revoked, self.clock);
         let ports = headcount_api::ports::Ports {
             source: directory.here.source.clone(),
             directory: Arc::new(directory),
             access: Arc::new(keys.clone()),
-            clock: Arc::new(WallClock),
+            clock: Arc::new(WallClock(self.clock)),
             entropy: Arc::new(SystemEntropy),
             counting: Arc::new(NodeCounting::new(gateway.clone())),
             outlet: Arc::new(relay.clone()),
@@ -1048,7 +1078,7 @@ impl Boot {
 
     fn serve_peers(
         &self,
-        listener: TcpListener,
+        listener: Listener,
         inbound: NodeInbound,
         here: &Here,
         past: &PastHere,
@@ -1111,13 +1141,13 @@ impl Boot {
         self.tasks.spawn(serving);
     }
 
-    fn listening(&self, name: &'static str, listener: TcpListener, terms: Terms) -> Listening {
+    fn listening(&self, name: &'static str, listener: Listener, terms: Terms) -> Listening {
         Listening::new(name, listener, terms, self.tasks.ended())
     }
 
     fn serve_clients(
         &self,
-        listener: TcpListener,
+        listener: Listener,
         realtime: Realtime,
         ports: headcount_api::ports::Ports,
     ) {

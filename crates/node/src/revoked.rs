@@ -26,6 +26,7 @@ const CATCH_UP: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(crate) struct Revoked {
     handle: ControlHandle,
+    clock: Clock,
     control: watch::Receiver<Arc<Control>>,
     /// What is in force, written by whoever finds it out of date.
     in_force: watch::Sender<Arc<Revocations>>,
@@ -34,10 +35,15 @@ pub(crate) struct Revoked {
 }
 
 impl Revoked {
-    pub(crate) fn new(handle: ControlHandle, control: watch::Receiver<Arc<Control>>) -> Self {
+    pub(crate) fn new(
+        handle: ControlHandle,
+        clock: Clock,
+        control: watch::Receiver<Arc<Control>>,
+    ) -> Self {
         let none = Arc::new(Revocations::new(REVOCATIONS_MAX));
         Self {
             handle,
+            clock,
             control,
             in_force: watch::Sender::new(none),
             changes: watch::Sender::new(0),
@@ -54,7 +60,7 @@ impl Revoked {
         let mut changes = self.changes();
         loop {
             changes.mark_unchanged();
-            let now = Clock::wall();
+            let now = self.clock.wall();
             let good = self.check(&credential);
             if let Err(error) = good.and_then(|()| credential.check_expiry(now.0)) {
                 return error;
@@ -85,13 +91,13 @@ impl Revoked {
         let mut control = self.control.clone();
         loop {
             let known = Arc::clone(control.borrow_and_update().revocations());
-            let now = Clock::wall();
+            let now = self.clock.wall();
             self.enforce(&known, now);
             let next = next_after(&known, now);
             let due = async {
                 match next {
                     Some(at) => {
-                        let left_ms = at.0.saturating_sub(Clock::wall().0);
+                        let left_ms = at.0.saturating_sub(self.clock.wall().0);
                         tokio::time::sleep(Duration::from_millis(left_ms)).await;
                     }
                     None => std::future::pending().await,
@@ -134,7 +140,7 @@ impl Revoked {
             key: revoking.key_name.clone(),
             targets: targets.clone(),
             revocation,
-            now: Clock::wall(),
+            now: self.clock.wall(),
         };
         self.handle
             .propose(command)
@@ -157,7 +163,7 @@ impl Revoked {
         if let Ok(Ok(control)) = known {
             let known = Arc::clone(control.revocations());
             drop(control);
-            self.enforce(&known, Clock::wall());
+            self.enforce(&known, self.clock.wall());
         }
         Ok(())
     }

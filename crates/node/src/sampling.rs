@@ -19,6 +19,7 @@ const TRIM_EVERY: u32 = 60;
 /// What is looked at.
 pub(crate) struct Sampler {
     pub(crate) region: RegionName,
+    pub(crate) clock: Clock,
     pub(crate) shards: Shards,
     pub(crate) wakers: Wakers,
     pub(crate) store: Store,
@@ -60,7 +61,7 @@ impl Sampler {
             until_trim -= 1;
             if until_trim == 0 {
                 until_trim = TRIM_EVERY;
-                if let Err(error) = self.store.journal().trim(Clock::wall().0) {
+                if let Err(error) = self.store.journal().trim(self.clock.wall().0) {
                     // The store is poisoned then, which stops the node by itself.
                     tracing::error!(target: "feed", %error, "the journal cannot be trimmed");
                 }

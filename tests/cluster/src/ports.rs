@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use headcount_node::Listeners;
+use headcount_node::{Listener, Listeners};
 
 /// Where a node listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Ports {
     pub(crate) async fn take(address: Ipv4Addr) -> (Self, Listeners) {
         let free = || async move {
             let bound = tokio::net::TcpListener::bind((address, 0)).await;
-            bound.expect("the system has a free port")
+            Listener::from(bound.expect("the system has a free port"))
         };
         let listeners = Listeners {
             client: free().await,
@@ -45,7 +45,7 @@ impl Ports {
             peer: free().await,
             admin: free().await,
         };
-        let local = |listener: &tokio::net::TcpListener| {
+        let local = |listener: &Listener| {
             listener
                 .local_addr()
                 .expect("a bound listener has an address")

@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A file system below one directory.
 pub trait Disk: Debug + Send + Sync + 'static {
@@ -42,6 +43,12 @@ pub trait Disk: Debug + Send + Sync + 'static {
 
     /// A number that differs from one store to the next.
     fn random(&self) -> u64;
+
+    /// How long what is to be synced waits, where that is simulated: a worker that is a task sleeps
+    /// as long. A real disk takes its time by itself.
+    fn sync_time(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// Holds a store's lock until it is dropped.

@@ -89,6 +89,22 @@ pub struct Journal {
 }
 
 impl Journal {
+    /// Does something that reads files, where it holds up nobody: on a thread for it, or in place
+    /// where the store's driver is a task as well.
+    ///
+    /// # Errors
+    /// If the work panicked, or the runtime ends.
+    pub async fn offload<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, tokio::task::JoinError> {
+        if self.shared.has_threads() {
+            tokio::task::spawn_blocking(work).await
+        } else {
+            Ok(work())
+        }
+    }
+
     /// Appends what the log entry `index` brought about. An index at or before the last, or before
     /// the journal's start, is passed over: a log that is applied again after a restart says
     /// nothing new. Stamps should not go back. Durable with the next snapshot

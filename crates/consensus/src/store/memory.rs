@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use super::disk::{Disk, DiskFile, DiskLock};
 
@@ -33,6 +34,8 @@ pub struct Faults {
     /// The files' total size in bytes beyond which writes fail. A write that does not fit is done
     /// in part, as far as there is room.
     pub capacity: Option<u64>,
+    /// How long what is to be synced waits, in a store whose workers are tasks.
+    pub sync_time: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -227,6 +230,10 @@ impl Disk for MemoryDisk {
         let mut inner = self.lock_inner();
         inner.stores += 1;
         inner.stores
+    }
+
+    fn sync_time(&self) -> Duration {
+        self.lock_inner().faults.sync_time
     }
 }
 

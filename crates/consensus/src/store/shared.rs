@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -253,6 +253,8 @@ pub(super) struct Shared {
     /// Figures that the writer keeps.
     pub(super) figures: Mutex<StoreStats>,
     next_snapshot: AtomicU64,
+    /// Whether the workers are threads.
+    has_threads: AtomicBool,
 }
 
 /// The number of workers: the writer and the file worker.
@@ -283,6 +285,7 @@ impl Shared {
             ended: watch::Sender::new(0),
             figures: Mutex::new(StoreStats::default()),
             next_snapshot: AtomicU64::new(next_snapshot),
+            has_threads: AtomicBool::new(false),
         }
     }
 
@@ -300,6 +303,15 @@ impl Shared {
 
     pub(super) fn queued_bytes(&self) -> u64 {
         u64::from(self.room_bytes).saturating_sub(self.room.available_permits() as u64)
+    }
+
+    /// Notes that the workers are threads.
+    pub(super) fn set_threads(&self) {
+        self.has_threads.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_threads(&self) -> bool {
+        self.has_threads.load(Ordering::Relaxed)
     }
 
     pub(super) fn next_snapshot(&self) -> u64 {

@@ -52,6 +52,7 @@ impl StoreDriver {
     /// Starts the two threads.
     pub(super) fn spawn(self) -> io::Result<()> {
         let Self { writer, files } = self;
+        writer.shared.set_threads();
         let name = |name: &str| std::thread::Builder::new().name(name.to_owned());
         name("store-log").spawn(move || writer.run_in_thread())?;
         name("store-files").spawn(move || files.run_in_thread())?;
@@ -168,8 +169,11 @@ impl Writer {
         let started = tokio::time::Instant::now();
         while let Turn::Wait(timeout) = self.turn(started.elapsed()) {
             self.shared.queue.wait_in_task(timeout).await;
-            // Gives others the chance to add to the next batch.
-            tokio::task::yield_now().await;
+            // Gives others the chance to add to the next batch, and the machine that to crash.
+            match self.shared.disk.sync_time() {
+                Duration::ZERO => tokio::task::yield_now().await,
+                time => tokio::time::sleep(time).await,
+            }
         }
         drop(self);
         drop(ending);

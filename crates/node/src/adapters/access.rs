@@ -25,12 +25,14 @@ pub(crate) struct Keys {
     /// What else is configured of each app.
     settings: Arc<BTreeMap<AppId, AppConfig>>,
     revoked: Revoked,
+    clock: Clock,
 }
 
 impl Keys {
-    pub(crate) fn new(config: &Config, revoked: Revoked) -> Self {
+    pub(crate) fn new(config: &Config, revoked: Revoked, clock: Clock) -> Self {
         Self {
             revoked,
+            clock,
             apps: Arc::clone(&config.apps),
             settings: Arc::new(config.app_settings.clone()),
         }
@@ -38,7 +40,7 @@ impl Keys {
 
     fn credential(&self, authorization: &str) -> Result<Credential, AccessError> {
         let presented = Presented::from_authorization(authorization)?;
-        let credential = authenticate(&self.apps, presented, Clock::wall().0)?;
+        let credential = authenticate(&self.apps, presented, self.clock.wall().0)?;
         self.revoked.check(&credential)?;
         Ok(credential)
     }
@@ -143,11 +145,11 @@ impl watching::Admission for Keys {
 
 /// The wall clock.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct WallClock;
+pub(crate) struct WallClock(pub(crate) Clock);
 
 impl ApiClock for WallClock {
     fn wall(&self) -> Timestamp {
-        Clock::wall()
+        self.0.wall()
     }
 }
 

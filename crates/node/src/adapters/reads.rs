@@ -117,7 +117,7 @@ impl NodeReads {
         // Everything that is applied by now is in the journal.
         let (journal, applied) = (self.journal.clone(), hosted.replica.read().applied());
         let read = move || read_journal(&journal, ask.shard, ask.after, applied);
-        let read = tokio::task::spawn_blocking(read).await;
+        let read = self.journal.offload(read).await;
         let read = read.map_err(|error| unavailable(error.to_string()))?;
         read.map_err(unavailable)
     }

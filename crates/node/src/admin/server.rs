@@ -17,9 +17,9 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post, put};
 use axum::serve::IncomingStream;
 use headcount_model::{NodeId, RegionName};
+use headcount_net::Listener;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::Config;
@@ -45,17 +45,18 @@ const SILENCE: Duration = Duration::from_secs(150);
 struct Admin {
     config: Arc<Config>,
     operator: Arc<dyn Operator>,
-    metrics: PrometheusHandle,
+    metrics: Option<PrometheusHandle>,
 }
 
 /// Serves the admin listener until `shutdown` resolves.
 pub async fn serve(
     config: Config,
-    listener: TcpListener,
+    listener: Listener,
     operator: Arc<dyn Operator>,
+    is_measured: bool,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
-    let metrics = telemetry::recorder();
+    let metrics = is_measured.then(telemetry::recorder);
     let ended = CancellationToken::new();
     let _cut = ended.clone().drop_guard();
     let terms = Terms {
@@ -75,7 +76,9 @@ pub async fn serve(
         let mut ticks = tokio::time::interval(UPKEEP);
         loop {
             ticks.tick().await;
-            metrics.run_upkeep();
+            if let Some(metrics) = &metrics {
+                metrics.run_upkeep();
+            }
         }
     };
     // Connections are cut at the end: whoever waits for an answer learns that the node is gone.
@@ -90,7 +93,7 @@ pub async fn serve(
 pub(super) fn router(
     config: Config,
     operator: Arc<dyn Operator>,
-    metrics: PrometheusHandle,
+    metrics: Option<PrometheusHandle>,
 ) -> Router {
     let admin = Admin {
         config: Arc::new(config),
@@ -154,7 +157,11 @@ async fn scrape(State(admin): State<Admin>) -> Response {
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
     (
         [(header::CONTENT_TYPE, content_type)],
-        admin.metrics.render(),
+        admin
+            .metrics
+            .as_ref()
+            .map(PrometheusHandle::render)
+            .unwrap_or_default(),
     )
         .into_response()
 }

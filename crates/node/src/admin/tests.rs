@@ -84,8 +84,9 @@ impl Served {
         let (end, ended) = oneshot::channel::<()>();
         let served = serve(
             config,
-            listener,
+            listener.into(),
             Arc::new(operator.clone()),
+            true,
             ended.map(drop),
         );
         tokio::spawn(served);

@@ -120,7 +120,7 @@ impl Hosting {
             self.wakers.clone(),
         );
         let replica = Arc::new(replica);
-        let machine = Machine::new(Arc::clone(&replica), self.store.journal());
+        let machine = Machine::new(Arc::clone(&replica), self.store.journal(), self.clock);
         let config = ReplicaConfig {
             group: RaftGroupId(GroupId::Shard(shard).number()),
             replica: placed.replica,

@@ -207,7 +207,7 @@ impl Feeds {
     async fn read_here(&self, ask: JournalAsk) -> Result<JournalReply, Option<String>> {
         let journal = self.0.journal.clone();
         let read = move || read_journal(&journal, ask.shard, ask.after, ask.applied);
-        let read = tokio::task::spawn_blocking(read).await;
+        let read = self.0.journal.offload(read).await;
         let read = read.map_err(|error| Some(error.to_string()))?;
         read.map_err(Some)
     }

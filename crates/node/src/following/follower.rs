@@ -232,12 +232,12 @@ impl Follower {
             FollowItem::Record(record) => {
                 let logged = decode_logged(era, self.shard, record.index, &record.entry);
                 let logged = logged.map_err(|error| error.to_string())?;
-                note_told(&logged);
+                note_told(&self.with.clock, &logged);
                 Ok(Input::Logged(logged))
             }
             FollowItem::Early(early) => {
                 let event = early_event(era, self.shard, &early.owner, &early.transition);
-                note_early(&event);
+                note_early(&self.with.clock, &event);
                 Ok(Input::Early {
                     event,
                     logged: early.logged,

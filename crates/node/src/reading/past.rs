@@ -39,6 +39,7 @@ const COMPLEMENTS_MAX: usize = 3;
 pub(crate) struct PastHere {
     here: Here,
     journal: Journal,
+    clock: Clock,
     admitted: Arc<Semaphore>,
     running: Arc<Semaphore>,
 }
@@ -53,10 +54,11 @@ impl Drop for Waiting {
 }
 
 impl PastHere {
-    pub(crate) fn new(here: Here, journal: Journal) -> Self {
+    pub(crate) fn new(here: Here, journal: Journal, clock: Clock) -> Self {
         Self {
             here,
             journal,
+            clock,
             admitted: Arc::new(Semaphore::new(ADMITTED_MAX)),
             running: Arc::new(Semaphore::new(RUNNING_MAX)),
         }
@@ -87,6 +89,7 @@ impl PastHere {
         let turn = tokio::time::timeout_at(until, turn).await;
         let turn = turn.map_err(|_| timed_out())?;
         let (journal, era) = (self.journal.clone(), self.era()?);
+        let now = self.clock.wall();
         let abandoned = Arc::new(AtomicBool::new(false));
         let _waiting = Waiting(Arc::clone(&abandoned));
         let scan = move || {
@@ -94,7 +97,7 @@ impl PastHere {
             let mut scan = Scan {
                 journal: &journal,
                 era,
-                now: Clock::wall(),
+                now,
                 until,
                 abandoned: &abandoned,
                 best: Best::new(ask.newest_first, ask.limit),
@@ -103,7 +106,7 @@ impl PastHere {
             let lacking = scan.run()?;
             Ok((scan.best, lacking))
         };
-        let scanned = tokio::task::spawn_blocking(scan).await;
+        let scanned = self.journal.offload(scan).await;
         let internal = |reason: String| ReadError::Internal { reason };
         let scanned = scanned.map_err(|error| internal(error.to_string()))?;
         scanned.map_err(|stopped| match stopped {

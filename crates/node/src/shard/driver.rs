@@ -270,7 +270,7 @@ impl Driver {
                     let input = logged.map_or_else(
                         || FeedInput::Advanced(Position::end_of(index)),
                         |logged| {
-                            note_told(&logged);
+                            note_told(&self.config.clock, &logged);
                             if self.owning.is_some() {
                                 let events = logged.events.iter().map(|told| &told.event);
                                 self.config.relay.activated(self.replica.id, events);
@@ -435,7 +435,7 @@ impl Driver {
 
     /// Tells an event of the local region ahead of the log.
     fn tell(&mut self, event: Event) {
-        note_early(&event);
+        note_early(&self.config.clock, &event);
         let replica = Arc::clone(&self.replica);
         let shard = replica.read();
         // The feed judges by the log's state, so it has to be told all of it first.
@@ -554,7 +554,7 @@ impl Driver {
     /// What only the coordinator does: pacing, expiries, ticks, and proposing.
     fn lead(&mut self) {
         let shard = self.replica.read();
-        let stamp = shard.clamp(Clock::wall(), self.replica.since_last_apply());
+        let stamp = shard.clamp(self.config.clock.wall(), self.replica.since_last_apply());
         let mut commands = Vec::new();
         if self.proposer.is_idle() {
             let control = self.config.control.borrow().clone();
@@ -600,7 +600,7 @@ impl Driver {
     /// Returns when this leader's stamps reach `due`.
     fn at_stamp(&self, due: Timestamp) -> Monotonic {
         let shard = self.replica.read();
-        let stamp = shard.clamp(Clock::wall(), self.replica.since_last_apply());
+        let stamp = shard.clamp(self.config.clock.wall(), self.replica.since_last_apply());
         let wait = Duration::from_millis(due.0.saturating_sub(stamp.0));
         self.config.clock.monotonic().after(wait)
     }
@@ -625,8 +625,8 @@ async fn sleep_until(clock: &Clock, deadline: Option<Monotonic>) {
 }
 
 /// Tells metrics how long after their cause events of the log are told.
-pub(crate) fn note_told(logged: &Logged) {
-    let wall = Clock::wall();
+pub(crate) fn note_told(clock: &Clock, logged: &Logged) {
+    let wall = clock.wall();
     for event in &logged.events {
         let delay = Duration::from_millis(wall.0.saturating_sub(event.event.at.0));
         telemetry::event_told(event.event.kind, delay);
@@ -634,7 +634,7 @@ pub(crate) fn note_told(logged: &Logged) {
 }
 
 /// Tells metrics how long after its cause an event is told ahead of the log.
-pub(crate) fn note_early(event: &Event) {
-    let delay = Clock::wall().0.saturating_sub(event.at.0);
+pub(crate) fn note_early(clock: &Clock, event: &Event) {
+    let delay = clock.wall().0.saturating_sub(event.at.0);
     telemetry::event_early(event.kind, Duration::from_millis(delay));
 }

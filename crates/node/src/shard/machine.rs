@@ -18,11 +18,16 @@ use crate::telemetry;
 pub(crate) struct Machine {
     replica: Arc<Replica>,
     journal: Journal,
+    clock: Clock,
 }
 
 impl Machine {
-    pub(crate) fn new(replica: Arc<Replica>, journal: Journal) -> Self {
-        Self { replica, journal }
+    pub(crate) fn new(replica: Arc<Replica>, journal: Journal, clock: Clock) -> Self {
+        Self {
+            replica,
+            journal,
+            clock,
+        }
     }
 
     /// Writes down what an entry told, so that whoever missed it can read it (R14).
@@ -57,7 +62,7 @@ impl ConsensusMachine for Machine {
         if told {
             self.record(&logged);
         }
-        let lag = Clock::wall().0.saturating_sub(logged.stamp.0);
+        let lag = self.clock.wall().0.saturating_sub(logged.stamp.0);
         telemetry::entry_applied(Duration::from_millis(lag));
         for event in &logged.events {
             telemetry::event_applied(event.event.kind);

@@ -7,6 +7,7 @@ use headcount_model::control::{
     ClusterId, ControlCommand, ControlReply, GroupId, Handshake, NewNode,
 };
 use headcount_model::{Incarnation, NodeId, RegionName, ReplicaId};
+use headcount_net::Dialer;
 use headcount_wire::proto::control::v1 as proto;
 use headcount_wire::proto::control::v1::control_client::ControlClient as Generated;
 use headcount_wire::{decode_control_reply, encode_control_command};
@@ -162,6 +163,7 @@ async fn call<T>(
 /// # Errors
 /// [`CallError::Refused`] if the cluster does not want it, which asking again does not mend.
 pub async fn join(
+    dialer: &Dialer,
     address: &str,
     handshake: Handshake,
     node: NewNode,
@@ -173,7 +175,11 @@ pub async fn join(
     let endpoint = endpoint
         .connect_timeout(Duration::from_secs(3))
         .tcp_nodelay(true);
-    let channel = endpoint.connect().await.map_err(unusable)?;
+    let channel = match dialer.connector() {
+        None => endpoint.connect().await,
+        Some(connector) => endpoint.connect_with_connector(connector).await,
+    };
+    let channel = channel.map_err(unusable)?;
     let request = proto::JoinRequest {
         protocol_min: handshake.protocols.min,
         protocol_max: handshake.protocols.max,

@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt};
 use headcount_model::NodeId;
+use headcount_net::Dialer;
 use headcount_wire::proto::consensus::v1::consensus_client::ConsensusClient;
 use headcount_wire::proto::consensus::v1::install_snapshot_request::Part;
 use headcount_wire::proto::consensus::v1::{
@@ -102,6 +103,7 @@ pub struct Network(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     config: NetworkConfig,
+    dialer: Dialer,
     identity: RwLock<Identity>,
     links: RwLock<BTreeMap<NodeId, Arc<Link>>>,
     /// Written by the relay's streams, in both directions, as they open and end.
@@ -131,10 +133,11 @@ impl Drop for Link {
 impl Network {
     /// Makes a network without peers.
     #[must_use]
-    pub fn new(config: NetworkConfig, identity: Identity) -> Self {
+    pub fn new(config: NetworkConfig, dialer: Dialer, identity: Identity) -> Self {
         let (identity, links) = (RwLock::new(identity), RwLock::default());
         Self(Arc::new(Inner {
             config,
+            dialer,
             identity,
             links,
             relay_ways: watch::Sender::default(),
@@ -328,8 +331,11 @@ impl Network {
             .tcp_nodelay(true)
             .http2_keep_alive_interval(keep_alive.0)
             .keep_alive_timeout(keep_alive.1)
-            .keep_alive_while_idle(true)
-            .connect_lazy();
+            .keep_alive_while_idle(true);
+        let channel = match self.0.dialer.connector() {
+            None => channel.connect_lazy(),
+            Some(connector) => channel.connect_with_connector_lazy(connector),
+        };
         let (raft, raft_source) = outlet(self.0.config.envelopes_max);
         let (gossip, gossip_source) = outlet(self.0.config.parcels_max);
         let (relay, relay_source) = weighed_outlet(

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use headcount_model::{AppId, ConnectionId, Fence, Incarnation, NodeId, SHARDS_MAX, ShardId};
+use headcount_net::Dialer;
 use headcount_relay::{GatewayItem, GatewayMessage, Message, RelayChannel};
 use headcount_wire::Parcel;
 use headcount_wire::proto::consensus::v1::{Envelope, SnapshotHeader, SnapshotReply};
@@ -60,7 +61,7 @@ impl Node {
             cluster: "c".to_owned(),
             fingerprint: "f".to_owned(),
         };
-        let network = Network::new(config, identity);
+        let network = Network::new(config, Dialer::default(), identity);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()

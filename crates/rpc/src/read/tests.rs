@@ -9,6 +9,7 @@ use headcount_model::{
     AppId, ChannelKey, ChannelName, ChannelStatus, EventKind, EventKinds, Fence, HistoryPoint,
     Incarnation, NodeId, Occupancy, OwnerRef, Position, RegionName, ShardId, Timestamp, Transition,
 };
+use headcount_net::Dialer;
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
 
@@ -187,7 +188,7 @@ fn network(cluster: &str) -> Network {
         cluster: cluster.to_owned(),
         fingerprint: "f".to_owned(),
     };
-    Network::new(NetworkConfig::default(), identity)
+    Network::new(NetworkConfig::default(), Dialer::default(), identity)
 }
 
 /// Serves a holder as node 2 and returns a client of a node of `cluster`.

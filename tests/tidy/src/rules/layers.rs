@@ -20,14 +20,15 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
     ("feed", &["model"]),
     ("placement", &["model"]),
     ("relay", &["model"]),
-    // shells: they never import each other
+    // shells: they never import each other; `net` is what connections of all of them are made of
+    ("net", &[]),
     ("consensus", &["model", "wire", "coordinator", "placement"]),
     // `rpc` carries the relay's messages and checks them, as `consensus` does with its stages'
     // words: `wire` stands before all stages, and past these two nobody speaks protobuf.
-    ("rpc", &["model", "wire", "relay"]),
-    ("api", &["model", "access", "realtime", "relay"]),
+    ("rpc", &["model", "wire", "relay", "net"]),
+    ("api", &["model", "access", "realtime", "relay", "net"]),
     ("integrations", &["model"]),
-    ("client", &["model", "wire"]),
+    ("client", &["model", "wire", "net"]),
     // composition
     (
         "node",
@@ -42,6 +43,7 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
             "feed",
             "placement",
             "relay",
+            "net",
             "consensus",
             "rpc",
             "api",
