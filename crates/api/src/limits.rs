@@ -152,10 +152,7 @@ impl Limit {
     /// Notes that somebody has reached it.
     pub(crate) fn exceeded(self, rate: Rate) -> Exceeded {
         telemetry::rejected(self.row().reason);
-        Exceeded {
-            limit: self,
-            per_second: rate.per_second,
-        }
+        Exceeded { limit: self, rate }
     }
 }
 
@@ -163,7 +160,7 @@ impl Limit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Exceeded {
     limit: Limit,
-    per_second: u32,
+    rate: Rate,
 }
 
 impl Exceeded {
@@ -174,11 +171,13 @@ impl Exceeded {
 
 impl fmt::Display for Exceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (max, row) = (self.per_second, self.limit.row());
+        let (rate, row) = (self.rate, self.limit.row());
         let (what, metric) = (row.what, row.metric);
+        let Rate { per_second, burst } = rate;
         write!(
             f,
-            "more than {max} {what} in a second (metric = {metric}); try again later"
+            "more than {per_second} {what} in a second, or {burst} at once (metric = {metric}); try \
+             again later, with less"
         )
     }
 }
@@ -455,8 +454,10 @@ mod tests {
 
     #[test]
     fn messages_say_which_limit_it_is() {
-        let told: ProtocolError = Limit::ChannelMessages.exceeded(once()).into();
+        let told: ProtocolError = Limit::ChannelMessages.exceeded(Rate::over(4, 50)).into();
         assert_eq!((told.code, told.status_code), (42913, 429));
+        let begin = "more than 50 messages on the channel in a second, or 200 at once";
+        assert!(told.message.starts_with(begin), "{told:?}");
         assert!(
             told.message.contains("(metric = channel.maxRate)"),
             "{told:?}"
