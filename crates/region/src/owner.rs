@@ -238,8 +238,11 @@ impl Owner {
                     return;
                 };
                 let was_counted = self.sources.get(source).counted;
-                let older = self.sources.complete(source);
+                let (older, newer) = self.sources.complete(source, stream);
                 self.end_sources(older, touched);
+                if let Some(newer) = newer {
+                    self.touch_source(newer, touched);
+                }
                 if !was_counted {
                     self.touch_source(source, touched);
                 }
@@ -296,17 +299,22 @@ impl Owner {
             .into_iter()
             .filter(|source| !mentioned.contains(source))
             .collect();
-        self.end_incomplete(empty, touched);
+        self.end_unnamed(empty, stream, touched);
     }
 
-    /// Takes out sources without registers, save those that were said to be complete: they stand
-    /// for an edge that has nothing here, and keep its older sessions away.
-    fn end_incomplete(&mut self, sources: Vec<SourceIndex>, touched: &mut BTreeSet<ChannelKey>) {
-        let incomplete = sources
+    /// Takes out sources without registers, save those that the stream said to be complete: they
+    /// stand for an edge that has nothing here, and keep its older sessions away.
+    fn end_unnamed(
+        &mut self,
+        sources: Vec<SourceIndex>,
+        stream: u64,
+        touched: &mut BTreeSet<ChannelKey>,
+    ) {
+        let unnamed = sources
             .into_iter()
-            .filter(|source| !self.sources.is_complete(*source));
-        let incomplete: Vec<SourceIndex> = incomplete.collect();
-        self.end_sources(incomplete, touched);
+            .filter(|source| !self.sources.is_complete_on(*source, stream));
+        let unnamed: Vec<SourceIndex> = unnamed.collect();
+        self.end_sources(unnamed, touched);
     }
 
     /// Takes away what a gateway's former lives registered and nobody has taken over.

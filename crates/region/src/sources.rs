@@ -23,10 +23,13 @@ pub(crate) struct Source {
     pub(crate) node: NodeId,
     /// The gateway's incarnation; an older one than the gateway's makes the source an orphan.
     pub(crate) incarnation: Incarnation,
-    /// False while the set of a newer session is not complete and an older one stands for it.
+    /// Whether it counts: of an edge's sessions one does. That is the complete one; while none is,
+    /// the one that was heard first, so that nothing is counted twice whatever order they come in.
     pub(crate) counted: bool,
     /// Its gateway said that all of it was told.
     complete: bool,
+    /// The number of the gateway's stream that said so last.
+    completed_on: u64,
 }
 
 /// All sources of a region in one shard.
@@ -79,13 +82,14 @@ impl Sources {
         if replaced {
             return None;
         }
-        let stands = self.sessions(&key).any(|other| other.key < key);
+        let stands = self.sessions(&key).any(|other| other.counted);
         let source = Source {
             key: key.clone(),
             node,
             incarnation,
             counted: !stands,
             complete: false,
+            completed_on: 0,
         };
         let index = if let Some(index) = self.free.pop() {
             self.slots[index as usize] = Some(source);
@@ -99,38 +103,56 @@ impl Sources {
         Some(index)
     }
 
-    /// Marks a source as told whole and counted; returns the older sessions that it replaces.
-    pub(crate) fn complete(&mut self, index: SourceIndex) -> Vec<SourceIndex> {
-        let source = self.slots[index as usize]
-            .as_mut()
-            .expect("only called for known sources");
+    /// Marks a source as told whole, on this stream, and counted. Returns the older sessions that it
+    /// replaces, and the newer one that counted so far although it is not complete.
+    pub(crate) fn complete(
+        &mut self,
+        index: SourceIndex,
+        stream: u64,
+    ) -> (Vec<SourceIndex>, Option<SourceIndex>) {
+        let source = self.at_mut(index);
         source.complete = true;
+        source.completed_on = stream;
         source.counted = true;
         let key = source.key.clone();
         let older = self.sessions(&key).filter(|other| other.key < key);
-        older.map(|other| self.by_key[&other.key]).collect()
+        let older = older.map(|other| self.by_key[&other.key]).collect();
+        let is_newer = |other: &&Source| other.key > key && other.counted;
+        let newer = self.sessions(&key).find(is_newer);
+        let newer = newer.map(|other| self.by_key[&other.key]);
+        if let Some(newer) = newer {
+            self.at_mut(newer).counted = false;
+        }
+        (older, newer)
     }
 
-    /// Takes a source out; returns sessions of its edge that count from now on, since none older
-    /// stands for them.
+    /// Takes a source out; returns the session of its edge that counts from now on, if it was the
+    /// one that did and another is left.
     pub(crate) fn remove(&mut self, index: SourceIndex) -> Option<SourceIndex> {
         let source = self.slots[index as usize]
             .take()
             .expect("only called for known sources");
         self.by_key.remove(&source.key);
         self.free.push(index);
+        if self.sessions(&source.key).any(|other| other.counted) {
+            return None;
+        }
         let oldest = self.sessions(&source.key).next()?;
         let next = self.by_key[&oldest.key];
-        let oldest = self.slots[next as usize]
-            .as_mut()
-            .expect("indexed sources exist");
-        let starts = !std::mem::replace(&mut oldest.counted, true);
-        starts.then_some(next)
+        self.at_mut(next).counted = true;
+        Some(next)
     }
 
-    /// Returns whether all of the source was told.
-    pub(crate) fn is_complete(&self, index: SourceIndex) -> bool {
-        self.get(index).complete
+    /// Returns whether the source's gateway said on this stream that all of it was told.
+    pub(crate) fn is_complete_on(&self, index: SourceIndex, stream: u64) -> bool {
+        let source = self.get(index);
+        source.complete && source.completed_on == stream
+    }
+
+    fn at_mut(&mut self, index: SourceIndex) -> &mut Source {
+        self.slots[index as usize]
+            .as_mut()
+            .expect("only called for known sources")
     }
 
     /// Returns every session of the same edge as `key`, oldest first; nothing for direct clients.

@@ -277,6 +277,57 @@ fn a_staged_session_counts_once_the_older_has_ended() {
     assert_eq!(world.say(1, vec![GatewayItem::SourceEnded(old)]), ["c=2"]);
 }
 
+/// A new owner hears gateways in any order, and large sets in parts.
+#[test]
+fn an_edge_counts_once_also_if_its_newer_session_is_heard_first() {
+    let mut world = World::settled();
+    let live = vec![(NodeId(1), Incarnation(1)), (NodeId(2), Incarnation(1))];
+    world.step(Input::Gateways { live });
+    let (old, new) = (session("e", 1), session("e", 2));
+    assert_eq!(world.say(2, vec![register(&new, "c", 1)]), ["+c 1"]);
+    assert!(
+        world.say(1, vec![register(&old, "c", 3)]).is_empty(),
+        "one session of the edge counts"
+    );
+    // Of the two sets the older one is whole.
+    let told = world.say(1, vec![GatewayItem::SourceComplete(old.clone())]);
+    assert_eq!(told, ["c=3"], "it takes over in one step");
+    assert!(world.say(2, vec![register(&new, "c", 2)]).is_empty());
+    let told = world.say(2, vec![GatewayItem::SourceComplete(new.clone())]);
+    assert_eq!(told, ["c=2"], "as the newer one does, once it is whole");
+    assert!(world.say(1, vec![register(&old, "c", 3)]).is_empty());
+    assert_eq!(world.say(2, vec![GatewayItem::SourceEnded(new)]), ["c=0!"]);
+}
+
+#[test]
+fn an_older_session_that_does_not_count_leaves_the_newer_alone() {
+    let mut world = World::settled();
+    let (old, new) = (session("e", 1), session("e", 2));
+    world.say(1, vec![register(&new, "c", 2)]);
+    world.say(1, vec![register(&old, "c", 3)]);
+    assert!(world.say(1, vec![GatewayItem::SourceEnded(old)]).is_empty());
+    assert_eq!(world.owner.published(&key("c")), Some(counts(2)));
+}
+
+/// That it ended was lost with the stream before.
+#[test]
+fn a_complete_session_that_a_whole_set_does_not_name_is_over() {
+    let mut world = World::settled();
+    let (old, new) = (session("e", 1), session("e", 2));
+    let complete = |source: &SourceId| GatewayItem::SourceComplete(source.clone());
+    world.say(1, vec![complete(&new)]);
+    world.say_as(1, 1, 2, vec![complete(&new), GatewayItem::StreamComplete]);
+    assert!(
+        world
+            .say_as(1, 1, 2, vec![register(&old, "c", 1)])
+            .is_empty(),
+        "it stands, although it has nothing"
+    );
+    world.say_as(1, 1, 3, vec![GatewayItem::StreamComplete]);
+    let told = world.say_as(1, 1, 3, vec![register(&old, "c", 1)]);
+    assert_eq!(told, ["+c 1"]);
+}
+
 #[test]
 fn a_new_stream_replaces_the_set() {
     let mut world = World::settled();
