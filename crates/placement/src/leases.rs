@@ -64,6 +64,8 @@ pub struct Leases {
     config: LeaseConfig,
     /// When each life was last heard.
     heard: BTreeMap<NodeId, (Incarnation, Monotonic)>,
+    /// Lives whose leases this leader said to be lost; they are not renewed any more.
+    lost: BTreeSet<(NodeId, Incarnation)>,
     /// Since when this leader has known each node as dead.
     dead: BTreeMap<NodeId, Monotonic>,
     /// When [`Leases::expire`] last looked, at first the election.
@@ -75,11 +77,11 @@ impl Leases {
     /// must hold whatever earlier leaders committed.
     #[must_use]
     pub fn new(config: LeaseConfig, now: Monotonic, control: &Control) -> Self {
-        let (heard, dead) = (BTreeMap::new(), BTreeMap::new());
         let mut leases = Self {
             config,
-            heard,
-            dead,
+            heard: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            dead: BTreeMap::new(),
             looked: now,
         };
         leases.look(now, control, Duration::ZERO);
@@ -102,7 +104,9 @@ impl Leases {
             .node(node)
             .filter(|known| known.state != NodeState::Removed);
         let known = known.ok_or(RenewError::NotAMember(node))?;
-        if !control.is_current(node, incarnation) {
+        // Renewed after [`Leases::expire`] told of it, a node would be declared dead within its lease.
+        let lost = self.lost.contains(&(node, incarnation));
+        if lost || !control.is_current(node, incarnation) {
             return Err(RenewError::Ended {
                 node,
                 current: known.incarnation,
@@ -127,10 +131,14 @@ impl Leases {
         };
         self.look(now, control, stall);
         let live = control.nodes().iter().filter(|(_, node)| node.is_live());
-        let lost = live.filter(|(id, _)| self.age(now, control, **id) >= self.config.duration);
-        lost.map(|(id, node)| ControlCommand::LeaseLost {
-            node: *id,
-            incarnation: node.incarnation,
+        let silent = live.filter(|(id, _)| self.age(now, control, **id) >= self.config.duration);
+        let silent = silent.map(|(id, node)| (*id, node.incarnation));
+        let silent: Vec<_> = silent.collect();
+        self.lost.extend(silent);
+        let lost = self.lost.iter();
+        lost.map(|(node, incarnation)| ControlCommand::LeaseLost {
+            node: *node,
+            incarnation: *incarnation,
         })
         .collect()
     }
@@ -144,6 +152,8 @@ impl Leases {
             let heard = known.map_or(now, |(_, heard)| heard.after(stall).min(now));
             self.heard.insert(*id, (node.incarnation, heard));
         }
+        self.lost
+            .retain(|(id, life)| control.is_current(*id, *life));
         self.looked = self.looked.max(now);
         self.dead.retain(|id, _| is_dead(control, *id));
         for id in control.nodes().keys().filter(|id| is_dead(control, **id)) {

@@ -95,6 +95,25 @@ fn only_who_is_silent_dies_and_only_once() {
 }
 
 #[test]
+fn a_lease_that_was_told_as_lost_is_not_renewed_before_that_is_applied() {
+    let (mut world, mut leases) = begin();
+    let (now, lost) = run(&mut leases, &world, 100_000, 110_000).unwrap();
+    let renewed = leases.renew(at(now), &world.control, NodeId(2), Incarnation(1));
+    let ended = RenewError::Ended {
+        node: NodeId(2),
+        current: Incarnation(1),
+    };
+    assert_eq!(renewed, Err(ended));
+    // Nor does a stall of the leader bring it back: it is told until it is applied.
+    assert_eq!(leases.expire(at(now + 60_000), &world.control), lost);
+
+    // The next life has a lease of its own.
+    world.start(NodeId(2));
+    let renewed = leases.renew(at(now + 60_000), &world.control, NodeId(2), Incarnation(2));
+    assert_eq!(renewed, Ok(Duration::from_secs(5)));
+}
+
+#[test]
 fn a_life_that_begins_late_has_a_full_lease() {
     let (mut world, mut leases) = begin();
     world.kill(NodeId(2));
