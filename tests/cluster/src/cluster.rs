@@ -308,6 +308,23 @@ impl Cluster {
         }
     }
 
+    /// Cuts a node of this process off from every other region, both ways, as [`Cluster::cut`] does
+    /// for two.
+    pub fn isolate(&self, node: usize) {
+        for here in self.running() {
+            let Life::Here(running) = &self.slots[here].life else {
+                panic!("node {here} does not run in this process");
+            };
+            let others = self.running().into_iter();
+            let cut = others.filter(|there| *there != here && (here == node || *there == node));
+            let cut = cut.map(|there| {
+                let region = RegionName::new(self.region(there)).expect("a node has a region");
+                (region, Duration::from_secs(3_600))
+            });
+            running.set_delays(cut.collect());
+        }
+    }
+
     /// Waits for a process to end by itself; returns its exit code.
     pub async fn exit_code(&mut self, node: usize) -> Option<i32> {
         match std::mem::replace(&mut self.slots[node].life, Life::Down) {

@@ -9,6 +9,7 @@ mod edges;
 mod forwarding;
 mod growth;
 mod killing;
+mod leases;
 mod lifecycle;
 mod limits;
 mod many_shards;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use headcount_api::ports::ReadError;
-use headcount_consensus::{Group, ProposeError, ReadError as RaftReadError};
+use headcount_consensus::{Epoch, Group, ProposeError, ReadError as RaftReadError};
 use headcount_model::NodeId;
 use headcount_placement::{Control, ControlCommand, ControlReply, GroupId, Outcome, Refusal};
 use headcount_rpc::control::{CallError, ControlClient};
@@ -119,6 +119,17 @@ impl ControlHandle {
         command: &ControlCommand,
     ) -> Result<ControlReply, ProposeError> {
         let proposed = self.group.propose(encode_control_command(command)).await?;
+        Ok(decode_control_reply(&proposed.reply).expect("this process encoded the reply"))
+    }
+
+    /// Proposes here, once, and only under this leadership.
+    pub(crate) async fn propose_under(
+        &self,
+        epoch: Epoch,
+        command: &ControlCommand,
+    ) -> Result<ControlReply, ProposeError> {
+        let command = encode_control_command(command);
+        let proposed = self.group.propose_under(epoch, command).await?;
         Ok(decode_control_reply(&proposed.reply).expect("this process encoded the reply"))
     }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use headcount_consensus::{Group, Role};
+use headcount_consensus::{Epoch, Group, Role};
 use headcount_model::{Incarnation, NodeId};
 use headcount_placement::{
     Control, ControlCommand, LeaseConfig, Leases, PlanOptions, RenewError, Standing, plan,
@@ -19,6 +19,12 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Commands of a plan that are under way at a time.
 const AT_A_TIME: usize = 64;
+
+/// How long a new leader waits for what earlier ones committed before it asks anew.
+const CATCH_UP: Duration = Duration::from_secs(2);
+
+/// How long to wait before what failed is tried again.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// The leases of all nodes, while this node leads the control group. A cheap handle.
 #[derive(Clone, Debug)]
@@ -77,14 +83,33 @@ impl Keeper {
         handle: ControlHandle,
     ) {
         let mut leadership = group.watch();
+        // The leadership whose leases these are.
+        let mut begun = None;
         loop {
-            let leads = leadership.borrow_and_update().role == Role::Leader;
-            if !leads {
+            let epoch = {
+                let now = leadership.borrow_and_update();
+                now.epoch.filter(|_| now.role == Role::Leader)
+            };
+            if begun != epoch {
                 self.with(|leases| *leases = None);
+                begun = None;
+            }
+            let Some(epoch) = epoch else {
                 if leadership.changed().await.is_err() {
                     return;
                 }
                 continue;
+            };
+            if begun.is_none() {
+                // Else it would renew what an earlier leader has ended.
+                if !catch_up(&group).await {
+                    tokio::select! {
+                        changed = leadership.changed() => if changed.is_err() { return },
+                        () = tokio::time::sleep(RETRY) => {}
+                    }
+                    continue;
+                }
+                begun = Some(epoch);
             }
             let now = self.clock.monotonic();
             let state = control.borrow_and_update().clone();
@@ -105,7 +130,7 @@ impl Keeper {
             // proposed in their order, which is that of their first polls.
             let proposals = commands
                 .into_iter()
-                .map(|command| propose(&handle, command));
+                .map(|command| propose(&handle, epoch, command));
             stream::iter(proposals)
                 .buffered(AT_A_TIME)
                 .collect::<()>()
@@ -120,11 +145,21 @@ impl Keeper {
     }
 }
 
-async fn propose(handle: &ControlHandle, command: ControlCommand) {
+/// Waits until this replica has applied what earlier leaders committed; returns whether it has.
+async fn catch_up(group: &Group) -> bool {
+    match group.read_index().await {
+        Ok(index) => group.wait_applied(index, CATCH_UP).await.is_ok(),
+        Err(_) => false,
+    }
+}
+
+/// Proposes under the leadership on whose state it was decided, and under no other: a leader that
+/// was cut off has heard nobody, and must not have that believed once it is heard again.
+async fn propose(handle: &ControlHandle, epoch: Epoch, command: ControlCommand) {
     if let ControlCommand::LeaseLost { node, incarnation } = &command {
         tracing::warn!(target: "placement", %node, %incarnation, "a lease ran out");
     }
-    if let Err(error) = handle.propose(command).await {
+    if let Err(error) = handle.propose_under(epoch, &command).await {
         // It is planned again with the next look.
         tracing::debug!(target: "placement", %error, "a command was not applied");
     }
