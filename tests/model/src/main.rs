@@ -3,9 +3,8 @@
 
 use std::io::{self, Write};
 
-use headcount_protocol_model::check::{self, TABLE_HEAD};
+use headcount_protocol_model::check::{self, Subject, TABLE_HEAD};
 use headcount_protocol_model::rules::Rules;
-use headcount_protocol_model::world::World;
 
 fn main() -> io::Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
@@ -14,10 +13,15 @@ fn main() -> io::Result<()> {
         .iter()
         .filter(|word| !word.starts_with("--"))
         .collect();
-    let named = |world: &World| names.is_empty() || names.iter().any(|name| *name == world.name);
+    let named =
+        |world: &Subject| names.is_empty() || names.iter().any(|name| *name == world.name());
 
     let deep = wanted.iter().any(|word| word == "--deep");
-    let whole = if deep { World::deep() } else { World::all() };
+    let whole = if deep {
+        Subject::deep()
+    } else {
+        Subject::all()
+    };
     let whole = whole.into_iter().map(|world| (world, Rules::all()));
     let ablated = check::ablations()
         .into_iter()
