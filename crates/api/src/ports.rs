@@ -277,7 +277,12 @@ pub trait Access: Send + Sync + 'static {
     /// [`AccessError::TokenRevoked`].
     fn check(&self, credential: &Credential) -> Result<(), AccessError>;
 
-    /// Returns what changes whenever [`Self::check`] may have come to refuse more.
+    /// Returns whether an authenticated credential is revoked, be it for a time to come: its bearer
+    /// had better fetch another.
+    fn is_announced(&self, credential: &Credential) -> bool;
+
+    /// Returns what changes whenever [`Self::check`] or [`Self::is_announced`] may have come to
+    /// concern more.
     fn revoked(&self) -> watch::Receiver<u64>;
 
     /// Revokes tokens in the whole cluster, and returns once this node refuses them, unless that

@@ -70,6 +70,8 @@ pub(crate) struct World {
     pub(crate) filters: Mutex<Vec<WatchFilter>>,
     pub(crate) levels: Mutex<Vec<ReadLevel>>,
     pub(crate) revocations: Mutex<Revocations>,
+    /// What is to be revoked later.
+    pub(crate) announced: Mutex<Revocations>,
     revoked: watch::Sender<u64>,
     /// What was revoked over HTTP.
     pub(crate) revokings: Mutex<Vec<Revoking>>,
@@ -169,6 +171,7 @@ impl World {
             filters: Mutex::default(),
             levels: Mutex::default(),
             revocations: Mutex::new(Revocations::new(10)),
+            announced: Mutex::new(Revocations::new(10)),
             revoked: watch::channel(0).0,
             revokings: Mutex::default(),
             greets: Mutex::default(),
@@ -427,12 +430,23 @@ impl Access for World {
         self.revocations.lock().unwrap().check(credential)
     }
 
+    fn is_announced(&self, credential: &Credential) -> bool {
+        let announced = self.announced.lock().unwrap();
+        announced.check(credential).is_err() || self.check(credential).is_err()
+    }
+
     fn revoked(&self) -> watch::Receiver<u64> {
         self.revoked.subscribe()
     }
 
     fn revoke(&self, revoking: Revoking) -> BoxFuture<'_, Result<(), RevokeError>> {
-        let mut revocations = self.revocations.lock().unwrap();
+        let later = revoking.applies_at > revoking.issued_before;
+        let revocations = if later {
+            &self.announced
+        } else {
+            &self.revocations
+        };
+        let mut revocations = revocations.lock().unwrap();
         let before = revoking.issued_before.0;
         let mut targets = revoking.targets.iter().cloned();
         let revoked =

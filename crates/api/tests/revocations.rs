@@ -1,6 +1,6 @@
 //! `POST /keys/{keyName}/revokeTokens`, and what becomes of those who are connected.
 
-use headcount_access::RevocationTarget;
+use headcount_access::{RevocationTarget, Revocations};
 use headcount_api::Config;
 use headcount_api::ports::Revoking;
 use headcount_model::Timestamp;
@@ -12,6 +12,7 @@ use crate::realtime::Client;
 
 const TARGET: &str = "/keys/dev.root/revokeTokens";
 const DISCONNECTED: u64 = 6;
+const AUTH: u64 = 17;
 
 async fn post_as(node: &Node, header: &str, target: &str, body: &Value) -> Answer {
     let body = serde_json::to_vec(body).unwrap();
@@ -116,6 +117,30 @@ async fn other_requests_are_refused() {
     let many: Vec<_> = (0..11).map(|n| format!("clientId:{n}")).collect();
     let full = post(&node, TARGET, json!({ "targets": many })).await;
     assert_eq!((full.status, full.code()), (429, 42910));
+}
+
+#[tokio::test]
+async fn whoever_is_given_time_is_asked_for_another_token_once() {
+    let node = Node::with(Config::default()).await;
+    let (bob, ann) = (token(&node, "bob").await, token(&node, "ann").await);
+    let (mut bobs, _) = Client::connect(&node, &format!("access_token={bob}")).await;
+    let (mut anns, _) = Client::connect(&node, &format!("access_token={ann}")).await;
+    let bob_is_to_go = |announced: &mut Revocations| {
+        let target = RevocationTarget::ClientId("bob".into());
+        announced.revoke("dev.root", target, NOW_MS + 1).unwrap();
+    };
+    bob_is_to_go(&mut node.world.announced.lock().unwrap());
+    let eve = json!({ "targets": ["clientId:eve"], "allowReauthMargin": true });
+    post(&node, TARGET, eve.clone()).await;
+    bobs.expect(AUTH).await;
+    // Neither are others asked, nor is anybody asked again.
+    post(&node, TARGET, eve).await;
+    for client in [&mut bobs, &mut anns] {
+        client.attach("room", json!({})).await;
+    }
+    // Who comes with such a token meanwhile is asked as well.
+    let (mut late, _) = Client::connect(&node, &format!("access_token={bob}")).await;
+    late.expect(AUTH).await;
 }
 
 #[tokio::test]

@@ -28,10 +28,27 @@ pub(crate) struct Revoked {
     handle: ControlHandle,
     clock: Clock,
     control: watch::Receiver<Arc<Control>>,
-    /// What is in force, written by whoever finds it out of date.
-    in_force: watch::Sender<Arc<Revocations>>,
-    /// How often more came into force; told after it did.
+    /// What is revoked, written by whoever finds it out of date.
+    known: watch::Sender<Arc<Known>>,
+    /// How often there was more of it; told after it was written.
     changes: watch::Sender<u64>,
+}
+
+/// What is revoked, at some time.
+#[derive(Debug, PartialEq, Eq)]
+struct Known {
+    in_force: Revocations,
+    /// What will be in force, with what is.
+    announced: Revocations,
+}
+
+impl Known {
+    fn of(revoked: &RevokedTokens, now: Timestamp) -> Self {
+        Self {
+            in_force: by(revoked, now),
+            announced: by(revoked, Timestamp(u64::MAX)),
+        }
+    }
 }
 
 impl Revoked {
@@ -40,19 +57,24 @@ impl Revoked {
         clock: Clock,
         control: watch::Receiver<Arc<Control>>,
     ) -> Self {
-        let none = Arc::new(Revocations::new(REVOCATIONS_MAX));
+        let nothing = Known::of(&RevokedTokens::default(), Timestamp(0));
         Self {
             handle,
             clock,
             control,
-            in_force: watch::Sender::new(none),
+            known: watch::Sender::new(Arc::new(nothing)),
             changes: watch::Sender::new(0),
         }
     }
 
     /// Says whether a credential was revoked.
     pub(crate) fn check(&self, credential: &Credential) -> Result<(), AccessError> {
-        self.in_force.borrow().check(credential)
+        self.known.borrow().in_force.check(credential)
+    }
+
+    /// Returns whether a credential is revoked, be it for a time to come.
+    pub(crate) fn is_announced(&self, credential: &Credential) -> bool {
+        self.known.borrow().announced.check(credential).is_err()
     }
 
     /// Resolves with the reason once a credential is good no more: it has expired, or was revoked.
@@ -112,10 +134,10 @@ impl Revoked {
     }
 
     fn enforce(&self, known: &RevokedTokens, now: Timestamp) {
-        let revocations = Arc::new(in_force(known, now));
-        let changed = self.in_force.send_if_modified(|before| {
-            let changes = **before != *revocations;
-            *before = revocations;
+        let known = Arc::new(Known::of(known, now));
+        let changed = self.known.send_if_modified(|before| {
+            let changes = **before != *known;
+            *before = known;
             changes
         });
         if changed {
@@ -156,7 +178,7 @@ impl Revoked {
             targets.iter().all(|target| {
                 let place = (revoking.key_name.clone(), target.clone());
                 let known = control.revocations().get(&place);
-                known.is_some_and(|known| known.merge(revocation) == *known)
+                known.is_some_and(|known| known.iter().any(|it| it.covers(revocation)))
             })
         };
         let known = tokio::time::timeout(CATCH_UP, control.wait_for(knows)).await;
@@ -169,16 +191,18 @@ impl Revoked {
     }
 }
 
-/// Returns what is in force of what is known.
-fn in_force(known: &RevokedTokens, now: Timestamp) -> Revocations {
+/// Returns what of all that was revoked is in force by a time.
+fn by(revoked: &RevokedTokens, time: Timestamp) -> Revocations {
     let mut revocations = Revocations::new(REVOCATIONS_MAX);
-    let due = known.iter().filter(|(_, it)| it.applies_at <= now);
-    for ((key, target), revocation) in due {
+    for ((key, target), known) in revoked.iter() {
+        let due = known.iter().filter(|it| it.applies_at <= time);
+        let Some(before) = due.map(|it| it.issued_before.0).max() else {
+            continue;
+        };
         // A release that knows more kinds of targets may have revoked one of those.
         let Ok(target) = target.parse() else {
             continue;
         };
-        let before = revocation.issued_before.0;
         if revocations.revoke(key, target, before).is_err() {
             tracing::error!(target: "node", "more tokens are revoked than can be");
         }
@@ -188,7 +212,7 @@ fn in_force(known: &RevokedTokens, now: Timestamp) -> Revocations {
 
 /// Returns when the next comes into force.
 fn next_after(known: &RevokedTokens, now: Timestamp) -> Option<Timestamp> {
-    let times = known.values().map(|revocation| revocation.applies_at);
+    let times = known.values().flatten().map(|it| it.applies_at);
     times.filter(|at| *at > now).min()
 }
 
@@ -204,13 +228,16 @@ mod tests {
         };
         let place = |target: &str| ("dev.k".to_owned(), target.to_owned());
         let known = [
-            (place("clientId:a"), revocation(5, 5)),
-            (place("clientId:b"), revocation(5, 30)),
-            (place("moonPhase:full"), revocation(5, 5)),
+            (place("clientId:a"), vec![revocation(5, 5)]),
+            (place("clientId:b"), vec![revocation(5, 30)]),
+            (place("moonPhase:full"), vec![revocation(5, 5)]),
         ];
         let known: RevokedTokens = Arc::new(known.into());
-        let counts = [4, 5, 29, 30].map(|now| in_force(&known, Timestamp(now)).len());
-        assert_eq!(counts, [0, 1, 1, 2]);
+        let counts = |now| {
+            let known = Known::of(&known, Timestamp(now));
+            (known.in_force.len(), known.announced.len())
+        };
+        assert_eq!([4, 5, 29, 30].map(counts), [(0, 2), (1, 2), (1, 2), (2, 2)]);
         assert_eq!(next_after(&known, Timestamp(5)), Some(Timestamp(30)));
         assert_eq!(next_after(&known, Timestamp(30)), None);
     }

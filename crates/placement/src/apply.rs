@@ -567,16 +567,19 @@ impl Control {
         let mut revocations = BTreeMap::clone(&self.parts.revocations);
         for target in targets {
             let place = (key.to_owned(), target.clone());
-            let known = revocations.entry(place).or_insert(revocation);
-            *known = known.merge(revocation);
+            revocation.add_to(revocations.entry(place).or_default(), now);
         }
-        if revocations.len() > REVOCATIONS_MAX {
+        let count = |of: &BTreeMap<_, Vec<_>>| of.values().map(Vec::len).sum::<usize>();
+        if count(&revocations) > REVOCATIONS_MAX {
             // Tokens of this cluster have expired by then; a JWT that lives longer may not have,
             // which is why nothing is forgotten without need.
-            revocations.retain(|_, known| known.applies_at.after(REVOKED_SPAN_MIN) > now);
+            revocations.retain(|_, known| {
+                known.retain(|it| it.applies_at.after(REVOKED_SPAN_MIN) > now);
+                !known.is_empty()
+            });
         }
-        let (count, max) = (revocations.len() as u64, REVOCATIONS_MAX as u64);
-        check_range("revocations", count, max)?;
+        let (held, max) = (count(&revocations) as u64, REVOCATIONS_MAX as u64);
+        check_range("revocations", held, max)?;
         if revocations == *self.parts.revocations {
             return Ok(Outcome::Unchanged);
         }

@@ -302,6 +302,37 @@ fn settings_rise_by_version_and_only_when_they_change() {
 }
 
 #[test]
+fn a_revocation_for_later_neither_delays_nor_takes_back_another() {
+    use headcount_placement::Revocation;
+    let mut world = World::found("us", 1, 1);
+    let mut known = |issued: u64, applies: u64, now: u64| {
+        let command = ControlCommand::RevokeTokens {
+            key: "dev.k".to_owned(),
+            targets: ["clientId:a".to_owned()].into(),
+            revocation: Revocation {
+                issued_before: Timestamp(issued),
+                applies_at: Timestamp(applies),
+            },
+            now: Timestamp(now),
+        };
+        world.propose(command).unwrap();
+        let known = world.control.revocations().values().flatten();
+        let known = known.map(|it| (it.issued_before.0, it.applies_at.0));
+        known.collect::<Vec<_>>()
+    };
+    // What is void stays so while more is to be.
+    assert_eq!(known(10, 10, 10), [(10, 10)]);
+    assert_eq!(known(20, 50, 20), [(10, 10), (20, 50)]);
+    // Another one for later does not put off the first.
+    assert_eq!(known(30, 60, 30), [(10, 10), (20, 50), (30, 60)]);
+    // One that applies at once outdoes all that say less.
+    assert_eq!(known(25, 40, 40), [(25, 40), (30, 60)]);
+    // What applies by now is one, and what says nothing new is dropped.
+    assert_eq!(known(28, 70, 65), [(30, 60)]);
+    assert_eq!(known(35, 70, 65), [(30, 60), (35, 70)]);
+}
+
+#[test]
 fn revocations_are_merged_and_bounded() {
     use headcount_placement::{REVOCATIONS_MAX, Revocation};
     let mut world = World::found("us", 1, 1);
@@ -316,13 +347,14 @@ fn revocations_are_merged_and_bounded() {
     };
     let one = ["clientId:a".to_owned()];
     assert_eq!(world.propose(revoke(&one, 7, 10)), Ok(Outcome::Changed));
-    assert_eq!(world.propose(revoke(&one, 6, 9)), Ok(Outcome::Unchanged));
+    assert_eq!(world.propose(revoke(&one, 6, 11)), Ok(Outcome::Unchanged));
     let place = ("dev.k".to_owned(), "clientId:a".to_owned());
-    let known = world.control.revocations()[&place];
-    assert_eq!(
-        (known.issued_before, known.applies_at),
-        (Timestamp(7), Timestamp(10))
-    );
+    let known = |world: &World| {
+        let known = &world.control.revocations()[&place];
+        let known = known.iter().map(|it| (it.issued_before.0, it.applies_at.0));
+        known.collect::<Vec<_>>()
+    };
+    assert_eq!(known(&world), [(7, 10)]);
     for (targets, issued) in [
         (Vec::new(), 1),
         (vec![String::new()], 1),

@@ -54,6 +54,8 @@ pub(crate) struct Connection {
     pub(crate) inbound: Bucket,
     frames: Bucket,
     renewal: Option<Renewal>,
+    /// Whether the client was asked for another credential, as this one is to be revoked.
+    warned: bool,
     /// Whether nothing of it counts, as it was away for too long.
     dormant: bool,
 }
@@ -131,6 +133,7 @@ impl Connection {
             inbound: Bucket::default(),
             frames: Bucket::default(),
             renewal: Renewal::of(&transport.credential, realtime.ports.clock.wall().0),
+            warned: false,
             dormant: false,
         })
     }
@@ -245,6 +248,7 @@ impl Connection {
     fn take_credential(&mut self, credential: Credential) {
         let now_ms = self.realtime.ports.clock.wall().0;
         self.renewal = Renewal::of(&credential, now_ms);
+        self.warned = false;
         self.credential = credential;
     }
 
@@ -279,6 +283,7 @@ impl Connection {
         let mut heard = Instant::now();
         let mut phase = self.realtime.phase();
         let mut revoked = self.realtime.ports.access.revoked();
+        revoked.mark_changed();
         loop {
             let mailbox = Arc::clone(&self.mailbox);
             let renewal = self
@@ -324,8 +329,13 @@ impl Connection {
                     }
                 }
                 Ok(()) = revoked.changed() => {
-                    if let Err(error) = self.realtime.ports.access.check(&self.credential) {
+                    let access = &self.realtime.ports.access;
+                    if let Err(error) = access.check(&self.credential) {
                         return Ok(End::Dropped(error.into()));
+                    }
+                    if !self.warned && access.is_announced(&self.credential) {
+                        self.warned = true;
+                        transport.send(&ServerFrame::Auth).await?;
                     }
                 }
                 () = sleep_until(renewal) => {

@@ -131,7 +131,7 @@ pub enum ControlCommand {
     SetCopies(u32),
     /// Raises the era, after a recovery without quorum (R20).
     RaiseEra(Era),
-    /// Revokes tokens of a key. Of two revocations of one target the later times count.
+    /// Revokes tokens of a key, beside what was revoked of the same targets before.
     RevokeTokens {
         /// The key's name.
         key: String,
@@ -139,7 +139,8 @@ pub enum ControlCommand {
         targets: BTreeSet<String>,
         /// Those that were issued before, in ms since the epoch.
         revocation: Revocation,
-        /// The proposer's time, by which old revocations are forgotten when there is no room.
+        /// The proposer's time, by which it is judged what applies already, and what may be
+        /// forgotten when there is no room.
         now: Timestamp,
     },
 }

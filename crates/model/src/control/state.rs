@@ -1,5 +1,6 @@
 //! Members, groups and ownership as the control group's log made them.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -189,19 +190,31 @@ pub struct Revocation {
 }
 
 impl Revocation {
-    /// Returns what is left of two revocations of one target.
+    /// Adds a revocation to what is known of its target. One with a time to come neither takes back
+    /// nor hastens what another one says: kept is each that voids more tokens than all that apply
+    /// before it.
+    pub fn add_to(self, known: &mut Vec<Self>, now: Timestamp) {
+        known.push(self);
+        // Whatever applies by now applies alike.
+        known.sort_by_key(|it| (it.applies_at.max(now), Reverse(it.issued_before)));
+        let mut voided = None;
+        known.retain(|it| {
+            let adds = voided < Some(it.issued_before);
+            voided = voided.max(Some(it.issued_before));
+            adds
+        });
+    }
+
+    /// Says whether everything that another one voids is void as soon.
     #[must_use]
-    pub fn merge(self, other: Self) -> Self {
-        Self {
-            issued_before: self.issued_before.max(other.issued_before),
-            applies_at: self.applies_at.max(other.applies_at),
-        }
+    pub fn covers(self, other: Self) -> bool {
+        self.issued_before >= other.issued_before && self.applies_at <= other.applies_at
     }
 }
 
-/// Revocations: by the key's name and the target. Shared, since it may be large and the state is
-/// copied with each command.
-pub type RevokedTokens = Arc<BTreeMap<(String, String), Revocation>>;
+/// Revocations: by the key's name and the target, by when they apply. Shared, since it may be large
+/// and the state is copied with each command.
+pub type RevokedTokens = Arc<BTreeMap<(String, String), Vec<Revocation>>>;
 
 /// Everything of the state, laid open for snapshots. Whoever applies commands
 /// guards what must hold among it.

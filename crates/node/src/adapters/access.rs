@@ -62,6 +62,10 @@ impl Access for Keys {
         self.revoked.check(credential)
     }
 
+    fn is_announced(&self, credential: &Credential) -> bool {
+        self.revoked.is_announced(credential)
+    }
+
     fn revoked(&self) -> watch::Receiver<u64> {
         self.revoked.changes()
     }

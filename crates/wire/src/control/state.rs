@@ -50,7 +50,7 @@ pub fn encode_control_snapshot(parts: &ControlParts) -> Vec<Bytes> {
             .collect(),
         groups: parts.groups.len() as u64,
         tenures: parts.tenures.len() as u64,
-        revocations: parts.revocations.len() as u64,
+        revocations: parts.revocations.values().map(Vec::len).sum::<usize>() as u64,
     };
     let groups: Vec<_> = parts
         .groups
@@ -74,7 +74,8 @@ pub fn encode_control_snapshot(parts: &ControlParts) -> Vec<Bytes> {
             tenures: tenures.to_vec(),
             ..Default::default()
         });
-    let revocations: Vec<_> = parts.revocations.iter().map(put_revocation).collect();
+    let revocations = parts.revocations.iter();
+    let revocations: Vec<_> = revocations.flat_map(put_revocations).collect();
     let revocations =
         revocations
             .chunks(CHUNK_REVOCATIONS)
@@ -96,7 +97,7 @@ pub fn decode_control_snapshot(chunks: &[Bytes]) -> Result<ControlParts, WireErr
     let mut head = None;
     let mut groups = BTreeMap::new();
     let mut tenures = BTreeMap::new();
-    let mut revocations = BTreeMap::new();
+    let mut revocations = BTreeMap::<_, Vec<_>>::new();
     let mut told = (0, 0, 0);
     for chunk in chunks {
         let decoded = proto::ControlSnapshotChunk::decode(chunk.as_ref());
@@ -120,12 +121,13 @@ pub fn decode_control_snapshot(chunks: &[Bytes]) -> Result<ControlParts, WireErr
         }
         for revocation in chunk.revocations {
             let (place, revocation) = take_revocation(revocation);
-            revocations.insert(place, revocation);
+            revocations.entry(place).or_default().push(revocation);
         }
     }
     let head = required("head", head)?;
     let (groups_held, tenures_held) = (groups.len() as u64, tenures.len() as u64);
-    let whole = (groups_held, tenures_held, revocations.len() as u64);
+    let revocations_held = revocations.values().map(Vec::len).sum::<usize>() as u64;
+    let whole = (groups_held, tenures_held, revocations_held);
     if whole != (head.groups, head.tenures, head.revocations) || whole != told {
         return Err(WireError::Contradiction(
             "the snapshot lacks groups, ownerships or revocations",
@@ -151,15 +153,15 @@ pub fn decode_control_snapshot(chunks: &[Bytes]) -> Result<ControlParts, WireErr
     })
 }
 
-fn put_revocation(
-    ((key, target), revocation): (&(String, String), &Revocation),
-) -> proto::Revocation {
-    proto::Revocation {
+fn put_revocations(
+    ((key, target), revocations): (&(String, String), &Vec<Revocation>),
+) -> impl Iterator<Item = proto::Revocation> {
+    revocations.iter().map(|revocation| proto::Revocation {
         key: key.clone(),
         target: target.clone(),
         issued_before_ms: revocation.issued_before.0,
         applies_at_ms: revocation.applies_at.0,
-    }
+    })
 }
 
 fn take_revocation(revocation: proto::Revocation) -> ((String, String), Revocation) {

@@ -337,7 +337,7 @@ fn states() -> impl Strategy<Value = ControlParts> {
         btree_map(node_id(), nodes(), 0..4),
         btree_map(group_id(), groups(), 0..100),
         btree_map((region(), shard_id()), tenure, 0..9),
-        btree_map(("[a-z]{1,3}", "[a-z]{1,3}"), revocations(), 0..9),
+        btree_map(("[a-z]{1,3}", "[a-z]{1,3}"), vec(revocations(), 1..3), 0..9),
     );
     (
         any::<(u64, u64, u64, u64)>(),
@@ -473,7 +473,7 @@ fn the_largest_chunk_is_below_a_megabyte() {
                         issued_before: Timestamp(u64::MAX),
                         applies_at: Timestamp(u64::MAX),
                     };
-                    ((key, format!("{n:05}{fill}")), revocation)
+                    ((key, format!("{n:05}{fill}")), vec![revocation])
                 })
                 .collect(),
         ),
