@@ -13,8 +13,9 @@
 //!
 //! A [`Cluster`] runs its nodes in this process, or as processes of the `headcount` binary that can
 //! be killed. An [`Edge`] reports through the edge client and keeps the books of what is really
-//! attached, a [`Reader`] asks over HTTP, a [`Watcher`] collects events over gRPC or server-sent
-//! events, and the [checker](headcount_checker) judges what was told, as a [`History`].
+//! attached, a [`RealtimeClient`] enters members, a [`Reader`] asks over HTTP, a [`Watcher`] collects
+//! events over gRPC or server-sent events, and the [checker](headcount_checker) judges what was
+//! told, as a [`History`].
 //!
 //! [`story`] runs a test with logs of its own; lines of level `ERROR` and panics of tasks fail it.
 //! Nothing sleeps and hopes: [`wait_until`] waits for a condition and tells what was missing.
@@ -23,6 +24,7 @@ mod churn;
 mod cluster;
 mod edge;
 mod logs;
+mod member;
 mod ports;
 mod process;
 mod proxy;
@@ -36,6 +38,7 @@ pub use cluster::{Cluster, REGIONS};
 pub use edge::{Edge, agree_on_counts};
 pub use headcount_checker::{ChannelState, History, Step, Told, agree, agree_on_the_log};
 pub use logs::{Logs, story};
+pub use member::{PresenceChange, Present, RealtimeClient};
 pub use ports::Ports;
 pub use process::binary;
 pub use proxy::Proxy;
