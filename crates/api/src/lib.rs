@@ -113,6 +113,6 @@ mod version;
 pub use config::Config;
 pub use limits::AppLimits;
 pub use problem::{CODES, Code};
-pub use realtime::{NodeIdentity, Realtime, RealtimeConfig};
+pub use realtime::{Loss, NodeIdentity, Realtime, RealtimeConfig};
 pub use server::serve;
 pub use unready::{Reason, serve_unready};

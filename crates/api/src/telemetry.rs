@@ -32,6 +32,7 @@ metric! {
     Counter realtime_drops_total: "Times that a realtime connection lost its websocket";
     Counter realtime_resumes_total: "Times that a realtime connection was resumed";
     Counter realtime_rolled_up_total: "Occupancy events that newer ones took the place of, for clients that are slow";
+    Counter realtime_repeats_total: "Messages that were published again under an id that their channel remembers";
     Counter realtime_deliveries_total: "Messages, presence changes and events sent to realtime clients";
 }
 
@@ -126,6 +127,11 @@ pub(crate) fn told(code: u32) {
     if code == 40010 {
         rejected("channel_name");
     }
+}
+
+/// Counts what was lost for want of room or of somebody to take it.
+pub(crate) fn lost(reason: &'static str, count: u64) {
+    metrics::counter!(rejected_total.0, "reason" => reason).increment(count);
 }
 
 /// Counts the end of an event stream.

@@ -7,6 +7,7 @@ mod client;
 mod events;
 mod limits;
 mod list;
+mod log;
 mod messages;
 mod node;
 mod peers;

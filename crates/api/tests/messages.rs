@@ -1,11 +1,14 @@
 //! Publishing, and what a channel's past is told to be.
 
-use headcount_api::Config;
+use std::time::Duration;
+
+use headcount_api::{Config, RealtimeConfig};
 use headcount_model::EventKind;
 use serde_json::{Value, json};
 
 use crate::client::{Answer, ask};
 use crate::node::{NOW_MS, Node, basic, root};
+use crate::realtime::Client;
 
 const MSGPACK: &str = "application/x-msgpack";
 
@@ -78,6 +81,62 @@ async fn what_is_published_is_remembered() {
         (&json!("bob"), &json!("own"))
     );
     assert_eq!(node.get("/channels/other/messages").await.json(), json!([]));
+}
+
+#[tokio::test]
+async fn what_is_published_again_under_its_id_is_told_once() {
+    let node = Node::start().await;
+    let mut client = Client::root(&node).await;
+    client.attach("room", json!({})).await;
+    let serials = |answer: &Answer| answer.json()["serials"].clone();
+    let first = post(&node, "room", json!({ "name": "a", "id": "x:0" })).await;
+    assert_eq!(client.told("room").await, ["a"]);
+    let again = post(&node, "room", json!({ "name": "a", "id": "x:0" })).await;
+    assert_eq!(again.status, 201);
+    assert_eq!(again.json()["messageId"], "x:0");
+    assert_eq!(serials(&again), serials(&first), "it has its serial");
+    // Of several only those are left out that were there before, be it in the same request.
+    let several = json!([
+        { "name": "a", "id": "x:0" },
+        { "name": "b", "id": "x:1" },
+        { "name": "b", "id": "x:1" },
+        { "name": "c" },
+    ]);
+    let answer = serials(&post(&node, "room", several).await);
+    assert_eq!(answer[0], serials(&first)[0]);
+    assert_eq!(answer[1], answer[2]);
+    assert_ne!(answer[1], answer[3]);
+    assert_eq!(client.told("room").await, ["b", "c"]);
+    // In whichever way it comes.
+    let by_client = client.publish_as("room", "a", "x:0").await;
+    assert_eq!(by_client["res"][0]["serials"], serials(&first));
+    // Ids are a channel's own, and what has none is never the same.
+    let elsewhere = post(&node, "other", json!({ "name": "a", "id": "x:0" })).await;
+    assert_ne!(serials(&elsewhere), serials(&first));
+    post(&node, "room", json!({ "name": "c" })).await;
+    assert_eq!(client.told("room").await, ["c"]);
+    let history = node.get("/channels/room/messages").await;
+    assert_eq!(names(&history), ["c", "c", "b", "a"]);
+}
+
+#[tokio::test]
+async fn an_id_is_remembered_as_long_as_its_message() {
+    let node = Node::realtime(RealtimeConfig {
+        memory: Duration::from_secs(3_600),
+        memory_messages_max: 2,
+        ..RealtimeConfig::default()
+    })
+    .await;
+    let serial = async |id: &str| {
+        let answer = post(&node, "room", json!({ "name": id, "id": id })).await;
+        answer.json()["serials"][0].clone()
+    };
+    let (first, second) = (serial("1").await, serial("2").await);
+    assert_eq!(serial("1").await, first);
+    // A third makes the channel forget the first.
+    serial("3").await;
+    assert_eq!(serial("2").await, second);
+    assert_ne!(serial("1").await, first);
 }
 
 #[tokio::test]

@@ -133,6 +133,30 @@ impl Client {
         .await
     }
 
+    pub(crate) async fn publish_as(&mut self, channel: &str, name: &str, id: &str) -> Value {
+        let message = json!({ "name": name, "id": id });
+        self.ask(json!({ "action": MESSAGE, "channel": channel, "messages": [message] }))
+            .await
+    }
+
+    /// Waits for a message of a channel that came alone; returns its name and data.
+    pub(crate) async fn message(&mut self, channel: &str) -> (String, String) {
+        let frame = self.expect(MESSAGE).await;
+        assert_eq!(frame["channel"], channel);
+        let text = |field: &str| frame["messages"][0][field].as_str().unwrap().to_owned();
+        (text("name"), text("data"))
+    }
+
+    /// Waits for messages of a channel that came together; returns their names.
+    pub(crate) async fn told(&mut self, channel: &str) -> Vec<String> {
+        let frame = self.expect(MESSAGE).await;
+        assert_eq!(frame["channel"], channel);
+        let messages = frame["messages"].as_array().unwrap().iter();
+        messages
+            .map(|message| message["name"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
     pub(crate) async fn presence(&mut self, channel: &str, action: u64, client_id: &str) -> Value {
         self.ask(json!({
             "action": PRESENCE,
@@ -409,6 +433,51 @@ async fn a_dropped_connection_counts_for_its_grace_and_is_resumed_where_it_was()
     assert_eq!(again["connectionId"], connected["connectionId"]);
     wait_until("it counts again", || books().attached("room").len() == 1).await;
     assert_eq!(books().members("room"), ["ann"]);
+}
+
+#[tokio::test]
+async fn members_stay_after_a_drop_as_long_as_the_client_wishes_and_come_back_with_it() {
+    let node = Node::realtime(RealtimeConfig {
+        grace: Duration::from_secs(60),
+        ..RealtimeConfig::default()
+    })
+    .await;
+    let mut other = Client::root(&node).await;
+    other.attach("room", json!({})).await;
+    let query = format!("{ROOT}&clientId=ann&remainPresentFor=100");
+    let (mut client, connected) = Client::connect(&node, &query).await;
+    let key = connected["connectionDetails"]["connectionKey"].clone();
+    let resume = format!("{query}&resume={}", key.as_str().unwrap());
+    client.attach("room", json!({})).await;
+    client.presence("room", 2, "ann").await;
+    let action = async |other: &mut Client| {
+        let frame = other.expect(PRESENCE).await;
+        frame["presence"][0]["action"].as_u64().unwrap()
+    };
+    assert_eq!(action(&mut other).await, 2);
+
+    // Gone from the set long before the attachment.
+    client.cut();
+    assert_eq!(action(&mut other).await, 3);
+    let books = || node.world.books.lock().unwrap();
+    wait_until("no member counts", || books().members("room").is_empty()).await;
+    assert_eq!(
+        books().attached("room").len(),
+        2,
+        "the attachment counts on"
+    );
+
+    // Present again with its connection, as it was.
+    let (client, again) = Client::connect(&node, &resume).await;
+    assert_eq!(again["connectionId"], connected["connectionId"]);
+    assert_eq!(action(&mut other).await, 2);
+    wait_until("the member counts", || books().members("room") == ["ann"]).await;
+
+    // Whoever comes back in time was never away.
+    client.cut();
+    let (client, _) = Client::connect(&node, &resume).await;
+    client.cut();
+    assert_eq!(action(&mut other).await, 3);
 }
 
 #[tokio::test]

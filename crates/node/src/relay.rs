@@ -8,14 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use headcount_api::Realtime;
+use headcount_api::{Loss, Realtime};
 use headcount_model::{
-    ChannelKey, ChannelName, Event, EventKind, Fence, Incarnation, Monotonic, NodeId, RegionName,
-    ShardId, Stage,
+    AppId, ChannelKey, ChannelName, Event, EventKind, Fence, Incarnation, Monotonic, NodeId,
+    RegionName, ShardId, Stage,
 };
 use headcount_placement::Control;
 use headcount_relay::{
-    Config, GatewayMessage, Owner, OwnerEffect, OwnerInput, Regions, RelayChannel,
+    Config, GatewayItem, GatewayMessage, Message, Owner, OwnerEffect, OwnerInput, OwnerItem,
+    RegionItem, Regions, RelayChannel,
 };
 use headcount_rpc::peers::{Network, RelayMessage, RelayParcel, RelayWays, SendError};
 use tokio::sync::{mpsc, watch};
@@ -51,8 +52,60 @@ pub(crate) enum RelayMail {
 #[derive(Clone, Debug)]
 pub(crate) struct RelayHandle {
     mail: mpsc::Sender<RelayMail>,
+    dropped: Arc<Mutex<Dropped>>,
+}
+
+/// What the relay was too far behind to be told, until it catches up.
+#[derive(Debug, Default)]
+struct Dropped {
     /// Shards of which something for the owner was dropped: their streams begin anew.
-    dropped: Arc<Mutex<BTreeSet<ShardId>>>,
+    shards: BTreeSet<ShardId>,
+    /// For each app a channel, and how many messages of all its channels were dropped.
+    messages: BTreeMap<AppId, (RelayChannel, u64)>,
+}
+
+impl Dropped {
+    fn count(&mut self, channels: Vec<RelayChannel>) {
+        for channel in channels {
+            let app = channel.app.clone();
+            self.messages.entry(app).or_insert((channel, 0)).1 += 1;
+        }
+    }
+}
+
+/// Returns the channel of each published message in what is relayed. Whatever else is lost is told
+/// again with the next stream.
+fn published(message: &RelayMessage) -> Vec<RelayChannel> {
+    let of = |message: &Message| message.channel.clone();
+    match message {
+        RelayMessage::Gateway(gateway) => published_here(gateway),
+        RelayMessage::Owner(owner) => {
+            let items = owner.items.iter().filter_map(|item| match item {
+                OwnerItem::Message(message) => Some(of(message)),
+                OwnerItem::Set { .. } | OwnerItem::Changes { .. } | OwnerItem::Restart => None,
+            });
+            items.collect()
+        }
+        RelayMessage::Region(region) => {
+            let items = region.items.iter().filter_map(|item| match item {
+                RegionItem::Message(message) => Some(of(message)),
+                RegionItem::Ready
+                | RegionItem::Interest { .. }
+                | RegionItem::Set { .. }
+                | RegionItem::Changes { .. }
+                | RegionItem::Restart { .. } => None,
+            });
+            items.collect()
+        }
+    }
+}
+
+fn published_here(gateway: &GatewayMessage) -> Vec<RelayChannel> {
+    let items = gateway.items.iter().filter_map(|item| match item {
+        GatewayItem::Publish(message) => Some(message.channel.clone()),
+        GatewayItem::Interest { .. } | GatewayItem::Changes { .. } | GatewayItem::Complete => None,
+    });
+    items.collect()
 }
 
 impl RelayHandle {
@@ -67,8 +120,14 @@ impl RelayHandle {
     pub(crate) fn post(&self, mail: RelayMail) {
         if let Err(mpsc::error::TrySendError::Full(mail)) = self.mail.try_send(mail) {
             telemetry::mail_dropped();
-            if let RelayMail::ToOwner(shard, _) = mail {
-                self.dropped().insert(shard);
+            let mut dropped = self.dropped();
+            match mail {
+                RelayMail::ToOwner(shard, message) => {
+                    dropped.shards.insert(shard);
+                    dropped.count(published_here(&message));
+                }
+                RelayMail::Parcel(parcel) => dropped.count(published(&parcel.message)),
+                RelayMail::Activated(..) | RelayMail::Jumped(_) => {}
             }
         }
     }
@@ -84,7 +143,7 @@ impl RelayHandle {
         }
     }
 
-    fn dropped(&self) -> std::sync::MutexGuard<'_, BTreeSet<ShardId>> {
+    fn dropped(&self) -> std::sync::MutexGuard<'_, Dropped> {
         self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -166,8 +225,12 @@ impl RelayTask {
                 }
                 () = sleep_until(&self.clock, deadline) => self.due(&mut state),
             }
-            for shard in std::mem::take(&mut *self.handle.dropped()) {
+            let Dropped { shards, messages } = std::mem::take(&mut *self.handle.dropped());
+            for shard in shards {
                 state.refuse(shard, None, self.clock.monotonic());
+            }
+            for (channel, count) in messages.into_values() {
+                self.realtime.lost(&channel, Loss::Crowded, count);
             }
         }
     }
@@ -442,6 +505,11 @@ impl RelayTask {
         let carried = self.network.carry(to, &parcel);
         if let Err(error) = carried {
             tracing::debug!(target: "relay", shard = shard.0, %to, %error, "not carried");
+        }
+        if carried == Err(SendError::Full) {
+            for channel in published(&parcel.message) {
+                self.realtime.lost(&channel, Loss::Crowded, 1);
+            }
         }
         carried != Err(SendError::Full)
     }

@@ -97,7 +97,13 @@ impl Broadcast {
         // About what an envelope and the fields of each item take beside what was sent.
         const FIXED: usize = 128;
         match &self.content {
-            Content::Messages(messages) => messages.iter().map(|one| one.size() + FIXED).sum(),
+            Content::Messages(messages) => {
+                let id = |one: &Message| one.id.as_ref().map_or(0, String::len);
+                messages
+                    .iter()
+                    .map(|one| one.size() + id(one) + FIXED)
+                    .sum()
+            }
             Content::Presence(items) => items.iter().map(|one| one.size() + FIXED).sum(),
         }
     }

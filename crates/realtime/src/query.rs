@@ -34,7 +34,8 @@ pub struct ConnectQuery {
     pub client_id: Option<String>,
     /// `heartbeatInterval`, cut to its bounds.
     pub heartbeat_interval_ms: Option<u64>,
-    /// `remainPresentFor`: how long members stay after a drop, if not as usual. Not cut.
+    /// `remainPresentFor`: how long members stay after a drop, if not as long as what the connection
+    /// is attached to counts; never longer. Not cut.
     pub remain_present_for_ms: Option<u64>,
 }
 

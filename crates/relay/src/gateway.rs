@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use headcount_model::{Fence, Incarnation, Monotonic, NodeId, Now, Stage};
 
 use crate::config::Config;
-use crate::io::{Action, Delivery, GatewayEffect, GatewayInput, Refusal};
+use crate::io::{Action, Delivery, GatewayEffect, GatewayInput, Lost, Refusal};
 use crate::member::{Change, Member, MemberKey, Message, RelayChannel};
 use crate::messages::{GatewayItem, GatewayMessage, OwnerItem, OwnerMessage};
 use crate::outbox::{Item, Outbox, Weight};
@@ -194,7 +194,7 @@ impl Gateway {
         deliver(name, shown, effects);
     }
 
-    fn publish(&mut self, now: Monotonic, message: Message) {
+    fn publish(&mut self, now: Monotonic, message: Message, effects: &mut Vec<GatewayEffect>) {
         let weight = Weight::message(&message);
         if self.live {
             let item = GatewayItem::Publish(message);
@@ -205,17 +205,27 @@ impl Gateway {
         let until = now.after(self.config.held_for);
         self.held.push_back((until, message));
         while self.held_bytes > self.config.held_bytes_max {
-            self.drop_held();
+            self.drop_held(effects);
         }
     }
 
-    fn drop_held(&mut self) {
+    fn drop_held(&mut self, effects: &mut Vec<GatewayEffect>) {
         let (_, message) = self
             .held
             .pop_front()
             .expect("held bytes are of held messages");
         self.held_bytes -= Weight::message(&message).bytes();
         self.messages_dropped += 1;
+        let (channel, lost) = (message.channel, Lost::Message);
+        effects.push(GatewayEffect::Lost { channel, lost });
+    }
+
+    fn drop_members(&mut self, name: &RelayChannel, count: u64, effects: &mut Vec<GatewayEffect>) {
+        if count > 0 {
+            self.members_dropped += count;
+            let (channel, lost) = (name.clone(), Lost::Members(count));
+            effects.push(GatewayEffect::Lost { channel, lost });
+        }
     }
 
     /// Starts a stream to the owner, and tells it everything (R13).
@@ -275,7 +285,8 @@ impl Gateway {
                 } => {
                     if let Some(channel) = self.channels.get_mut(&name) {
                         let part = (first, last);
-                        self.members_dropped += channel.take_part(members, part, max, &mut shown);
+                        let dropped = channel.take_part(members, part, max, &mut shown);
+                        self.drop_members(&name, dropped, effects);
                     }
                     deliver(&name, std::mem::take(&mut shown), effects);
                 }
@@ -284,7 +295,8 @@ impl Gateway {
                     changes,
                 } => {
                     if let Some(channel) = self.channels.get_mut(&name) {
-                        self.members_dropped += channel.take_changes(changes, max, &mut shown);
+                        let dropped = channel.take_changes(changes, max, &mut shown);
+                        self.drop_members(&name, dropped, effects);
                     }
                     deliver(&name, std::mem::take(&mut shown), effects);
                 }
@@ -344,7 +356,7 @@ impl Stage for Gateway {
         match input {
             GatewayInput::Interest { channel, on } => self.interest(channel, on, effects),
             GatewayInput::Presence { channel, change } => self.presence(&channel, change, effects),
-            GatewayInput::Publish(message) => self.publish(now.monotonic, message),
+            GatewayInput::Publish(message) => self.publish(now.monotonic, message, effects),
             GatewayInput::Owner { fence } if fence >= self.fence => {
                 self.fence = fence;
                 self.open();
@@ -369,9 +381,9 @@ impl Stage for Gateway {
         self.held.front().map(|(until, _)| *until)
     }
 
-    fn on_deadline(&mut self, now: Now, _: &mut Vec<GatewayEffect>) {
+    fn on_deadline(&mut self, now: Now, effects: &mut Vec<GatewayEffect>) {
         while self.next_deadline().is_some_and(|at| at <= now.monotonic) {
-            self.drop_held();
+            self.drop_held(effects);
         }
     }
 }

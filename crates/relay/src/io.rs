@@ -61,6 +61,13 @@ pub enum GatewayEffect {
         /// What.
         delivery: Delivery,
     },
+    /// Something is lost, and nobody was told who could do anything about it.
+    Lost {
+        /// The channel.
+        channel: RelayChannel,
+        /// What.
+        lost: Lost,
+    },
     /// An interest or a change is not taken. Nothing of it is known here or told.
     Refused {
         /// The channel.
@@ -70,6 +77,15 @@ pub enum GatewayEffect {
         /// Why.
         refusal: Refusal,
     },
+}
+
+/// What a gateway loses without refusing it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// A published message: it waited for an owner, too long or with too many others.
+    Message,
+    /// So many members elsewhere: there was no room for them.
+    Members(u64),
 }
 
 /// What local subscribers are shown. Local members are never in it, save as the last line of

@@ -65,7 +65,9 @@ mod world;
 
 pub use config::Config;
 pub use gateway::{Gateway, GatewayStats};
-pub use io::{Action, Delivery, GatewayEffect, GatewayInput, OwnerEffect, OwnerInput, Refusal};
+pub use io::{
+    Action, Delivery, GatewayEffect, GatewayInput, Lost, OwnerEffect, OwnerInput, Refusal,
+};
 pub use member::{
     Change, Member, MemberKey, Message, Newness, RELAY_NAME_BYTES_MAX, Regions, RelayChannel,
 };

@@ -423,10 +423,38 @@ impl Connection {
         }
     }
 
-    /// Tells that the connection's members are gone.
-    pub(super) fn members_leave(&self) {
+    /// Tells that the connection's members are gone, unless it was told.
+    pub(super) fn members_leave(&mut self) {
+        if std::mem::replace(&mut self.absent, true) {
+            return;
+        }
         for (_, attachment) in self.attachments.iter() {
             self.leave_members(&attachment.place, attachment.members.clone());
+        }
+    }
+
+    /// Lets the connection's members go while its attachments go on counting.
+    pub(super) fn uncount_members(&mut self) {
+        self.members_leave();
+        let mut items = Vec::new();
+        for (_, attachment) in self.attachments.iter() {
+            let Kind::Counted(name) = &attachment.kind else {
+                continue;
+            };
+            let members = attachment.members.keys();
+            items.extend(members.filter_map(|client_id| {
+                Some(ReportItem::PresenceLeave {
+                    connection: self.id.clone(),
+                    channel: name.clone(),
+                    member: MemberId::new(client_id).ok()?,
+                })
+            }));
+        }
+        if !items.is_empty() {
+            self.realtime
+                .ports
+                .counting
+                .uncount(self.app.clone(), items);
         }
     }
 
@@ -446,8 +474,9 @@ impl Connection {
         self.realtime.hub.presence(place, &leaves);
     }
 
-    /// Makes everything count again after a while in which nothing did.
+    /// Makes everything count again after a while in which nothing did, or no member.
     pub(super) async fn wake(&mut self) {
+        self.absent = false;
         let mut items = Vec::new();
         for (_, attachment) in self.attachments.iter() {
             let Kind::Counted(name) = &attachment.kind else {
@@ -572,15 +601,12 @@ impl Connection {
         });
         let messages = messages.collect::<Result<Vec<_>, _>>()?;
         let count = messages.len();
-        let broadcast = Arc::new(Broadcast::new(envelope, Content::Messages(messages)));
-        let serial =
+        let broadcast = Broadcast::new(envelope, Content::Messages(messages));
+        let serials =
             self.realtime
-                .publish(&self.quota, &self.app, &name, Some(&self.id), &broadcast)?;
+                .publish(&self.quota, &self.app, &name, Some(&self.id), broadcast)?;
         self.said(count);
-        let serials = (0..count).map(|index| format!("{serial}:{index}"));
-        Ok(PublishResult {
-            serials: serials.collect(),
-        })
+        Ok(PublishResult { serials })
     }
 
     /// Changes the presence set of a channel.

@@ -56,6 +56,10 @@ pub(crate) struct Connection {
     renewal: Option<Renewal>,
     /// Whether the client was asked for another credential, as this one is to be revoked.
     warned: bool,
+    /// How long its members stay after a drop, if not as long as it counts.
+    remain_present_for: Option<Duration>,
+    /// Whether its members were told to have left, as it was away for too long.
+    pub(super) absent: bool,
     /// Whether nothing of it counts, as it was away for too long.
     dormant: bool,
 }
@@ -134,6 +138,8 @@ impl Connection {
             frames: Bucket::default(),
             renewal: Renewal::of(&transport.credential, realtime.ports.clock.wall().0),
             warned: false,
+            remain_present_for: remain_present_for(transport),
+            absent: false,
             dormant: false,
         })
     }
@@ -199,7 +205,9 @@ impl Connection {
         let gone = lost_at + config.resume_window;
         let mut phase = self.realtime.phase();
         loop {
-            let dormant = lost_at + config.grace.min(config.resume_window);
+            let grace = config.grace.min(config.resume_window);
+            let dormant = lost_at + grace;
+            let absent = lost_at + self.remain_present_for.unwrap_or(grace).min(grace);
             let mailbox = Arc::clone(&self.mailbox);
             tokio::select! {
                 () = mailbox.news() => {
@@ -209,6 +217,7 @@ impl Connection {
                         }
                     }
                 }
+                () = tokio::time::sleep_until(absent), if !self.absent => self.uncount_members(),
                 () = tokio::time::sleep_until(dormant), if !self.dormant => self.sleep(),
                 () = tokio::time::sleep_until(gone) => return None,
                 () = until(&mut phase, Phase::Draining) => return None,
@@ -230,7 +239,8 @@ impl Connection {
                 self.echo = transport.query.echo;
                 self.carrier = transport.name();
                 self.mailbox.pause(false);
-                if std::mem::take(&mut self.dormant) {
+                self.remain_present_for = remain_present_for(&transport);
+                if std::mem::take(&mut self.dormant) || self.absent {
                     self.wake().await;
                 }
                 telemetry::realtime_resumes_total.count(1);
@@ -573,6 +583,12 @@ fn acknowledge(
             }
         }
     }
+}
+
+/// How long members stay after a drop, as the client wishes.
+fn remain_present_for(transport: &Transport) -> Option<Duration> {
+    let wish = transport.query.remain_present_for_ms;
+    wish.map(Duration::from_millis)
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -14,18 +14,19 @@ use headcount_model::{
     name_hash, shard_of_hash,
 };
 use headcount_realtime::{
-    Broadcast, ChannelModes, Content, Envelope, OccupancyParam, PresenceAction, PresenceId,
-    PresenceMessage, ProtocolError, Rewind,
+    Broadcast, ChannelModes, Content, Envelope, Message, OccupancyParam, PresenceAction,
+    PresenceId, PresenceMessage, ProtocolError, Rewind,
 };
 use headcount_relay::{
-    Action, Change, Delivery as Relayed, Gateway, GatewayEffect, GatewayInput, Member, MemberKey,
-    Message as RelayMessage, Newness, OwnerMessage, Refusal, RelayChannel,
+    Action, Change, Delivery as Relayed, Gateway, GatewayEffect, GatewayInput, Lost, Member,
+    MemberKey, Message as RelayMessage, Newness, OwnerMessage, Refusal, RelayChannel,
 };
 use tokio::time::Instant;
 
 use super::NodeIdentity;
 use super::changes::Changes;
 use super::config::RealtimeConfig;
+use super::losses::{Loss, Losses};
 use super::mailbox::{AttachmentId, Delivery, Mailbox};
 use crate::limits::{Exceeded, Flow, Load, Quota};
 use crate::ports::Ports;
@@ -51,6 +52,8 @@ pub(crate) struct Hub {
     last: AtomicU64,
     /// Bytes that all channels remember.
     remembered: AtomicUsize,
+    /// What nobody could be told.
+    pub(super) losses: Losses,
     start: Instant,
 }
 
@@ -74,6 +77,8 @@ struct Channel {
     changes: Changes,
     memory: VecDeque<Remembered>,
     memory_bytes: usize,
+    /// The ids that publishers gave to remembered messages, and the messages' serials.
+    ids: HashMap<Box<str>, Serial>,
     /// The last message of which the channel has heard.
     last: u64,
     /// The last message that the channel does not remember any more, or may have missed.
@@ -109,6 +114,22 @@ struct Remembered {
     at: Instant,
     serial: u64,
     broadcast: Arc<Broadcast>,
+}
+
+/// The place of a message in its channel: of what was published together, and in that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Serial {
+    number: u64,
+    index: usize,
+}
+
+/// What became of a publish.
+#[derive(Debug)]
+pub(crate) struct Published {
+    /// The serial of each message.
+    pub(crate) serials: Vec<String>,
+    /// Whether the channel's activity is to be renewed.
+    pub(crate) renew: bool,
 }
 
 /// Who attaches.
@@ -191,6 +212,7 @@ impl Hub {
             boot,
             last: AtomicU64::new(0),
             remembered: AtomicUsize::new(0),
+            losses: Losses::default(),
             start: Instant::now(),
         }
     }
@@ -222,6 +244,7 @@ impl Hub {
             changes: Changes::default(),
             memory: VecDeque::new(),
             memory_bytes: 0,
+            ids: HashMap::new(),
             last: before,
             forgotten: before,
             renewed: None,
@@ -252,7 +275,7 @@ impl Hub {
             quota.open_channel(self.monotonic())?;
         }
         let channel = partition.channel(place, attaching.quota, || self.fresh());
-        self.forget(channel, now);
+        self.forget(place, channel, now);
         let live = attaching.former.is_some_and(|former| {
             channel.followers.remove(&former);
             channel.subscribers.remove(&former).is_some()
@@ -291,7 +314,7 @@ impl Hub {
         let channel = place.clone();
         if let Some(refusal) = self.relay(partition, GatewayInput::Interest { channel, on }) {
             // The channel works among those who are attached to this node.
-            telemetry::rejected("relay_channels");
+            self.losses.note(place, Loss::Channels, 1);
             tracing::warn!(target: "relay", %place, %refusal, "not relayed");
         }
     }
@@ -342,8 +365,9 @@ impl Hub {
         }
     }
 
-    /// Tells a message to everybody who is attached, here and elsewhere, and remembers it. Returns
-    /// its serial, and whether the channel's activity is to be renewed.
+    /// Tells messages to everybody who is attached, here and elsewhere, and remembers them. One with
+    /// an id that the channel remembers was published before: it is not told again, and has the
+    /// serial that it had.
     ///
     /// # Errors
     /// What the quota's app may not do; without a quota there is no such limit.
@@ -352,20 +376,33 @@ impl Hub {
         place: &Place,
         quota: Option<&Arc<Quota>>,
         publisher: Option<&ConnectionId>,
-        broadcast: &Arc<Broadcast>,
-    ) -> Result<(u64, bool), Exceeded> {
+        broadcast: Broadcast,
+    ) -> Result<Published, Exceeded> {
         let now = Instant::now();
         let mut partition = self.partition(place);
         let known = partition.channels.get(place);
         let mut flow = known.map(|channel| channel.flow).unwrap_or_default();
         if let Some(quota) = quota {
-            let load = Load::of(broadcast);
+            let load = Load::of(&broadcast);
             flow.publish(quota, load, known.is_none(), self.monotonic())?;
         }
         let channel = partition.channel(place, quota, || self.fresh());
         channel.flow = flow;
+        self.forget(place, channel, now);
+        // Drawn under the lock, so that serials rise along the channel.
+        let number = self.next();
+        let (broadcast, serials) = channel.sift(number, broadcast);
+        let serials = serials.into_iter().map(|Serial { number, index }| {
+            let serial = self.serial(number);
+            format!("{serial}:{index}")
+        });
+        let serials = serials.collect();
+        let Some(broadcast) = broadcast.map(Arc::new) else {
+            let renew = false;
+            return Ok(Published { serials, renew });
+        };
         let from = publisher.map(ConnectionId::as_str);
-        let serial = self.take(channel, from, broadcast);
+        self.take(place, channel, number, from, &broadcast);
         let renew = channel
             .renewed
             .is_none_or(|renewed| now - renewed >= ACTIVITY_INTERVAL);
@@ -378,13 +415,19 @@ impl Hub {
             body: broadcast.to_bytes().into(),
         };
         let _nothing = self.relay(&mut partition, GatewayInput::Publish(message));
-        Ok((serial, renew))
+        Ok(Published { serials, renew })
     }
 
-    /// Remembers a message and tells it to everybody who is attached here; returns its serial.
-    fn take(&self, channel: &mut Channel, from: Option<&str>, broadcast: &Arc<Broadcast>) -> u64 {
-        // Drawn under the lock, so that serials rise along the channel.
-        let serial = self.next();
+    /// Remembers messages, of which none was there before, and tells them to everybody who is
+    /// attached here.
+    fn take(
+        &self,
+        place: &Place,
+        channel: &mut Channel,
+        serial: u64,
+        from: Option<&str>,
+        broadcast: &Arc<Broadcast>,
+    ) {
         let now = Instant::now();
         channel.last = serial;
         channel.memory_bytes += broadcast.size();
@@ -395,17 +438,16 @@ impl Hub {
             serial,
             broadcast: Arc::clone(broadcast),
         });
-        self.forget(channel, now);
+        self.forget(place, channel, now);
         channel.settle();
         let mode = ChannelModes::SUBSCRIBE;
         let told: Arc<str> = self.serial(serial).into();
         channel.tell(&self.config, mode, from, Some(&told), broadcast);
-        serial
     }
 
     /// Forgets messages of a channel that are too old or too many; and when all channels together
     /// remember too much, whatever the channel remembers.
-    fn forget(&self, channel: &mut Channel, now: Instant) {
+    fn forget(&self, place: &Place, channel: &mut Channel, now: Instant) {
         let config = &self.config;
         channel.changes.forget(config, now, &self.remembered);
         while let Some(oldest) = channel.memory.front() {
@@ -416,12 +458,15 @@ impl Hub {
                 break;
             }
             if !all {
-                telemetry::rejected("memory_total");
+                self.losses.note(place, Loss::Memory, 1);
             }
             let bytes = oldest.broadcast.size();
             channel.forgotten = channel.forgotten.max(oldest.serial);
             channel.memory_bytes -= bytes;
             self.remembered.fetch_sub(bytes, Ordering::Relaxed);
+            for id in ids_of(&oldest.broadcast) {
+                channel.ids.remove(id);
+            }
             channel.memory.pop_front();
         }
     }
@@ -454,7 +499,7 @@ impl Hub {
         for change in changes {
             let broadcast = alone(change.clone());
             if let Some(channel) = partition.channels.get_mut(place) {
-                self.tell_change(channel, &broadcast);
+                self.tell_change(place, channel, &broadcast);
             }
             let Some(key) = key(change) else {
                 continue;
@@ -479,10 +524,10 @@ impl Hub {
     }
 
     /// Tells a member's change to everybody who follows the set here, and remembers it.
-    fn tell_change(&self, channel: &mut Channel, broadcast: &Arc<Broadcast>) {
+    fn tell_change(&self, place: &Place, channel: &mut Channel, broadcast: &Arc<Broadcast>) {
         let now = Instant::now();
         channel.changes.remember(now, broadcast, &self.remembered);
-        self.forget(channel, now);
+        self.forget(place, channel, now);
         let mode = ChannelModes::PRESENCE_SUBSCRIBE;
         channel.tell(&self.config, mode, None, None, broadcast);
     }
@@ -503,7 +548,7 @@ impl Hub {
         let Some(channel) = partition.channels.get_mut(place) else {
             return Vec::new();
         };
-        self.forget(channel, Instant::now());
+        self.forget(place, channel, Instant::now());
         channel.after(0)
     }
 
@@ -513,7 +558,7 @@ impl Hub {
         let Some(channel) = partition.channels.get_mut(place) else {
             return Vec::new();
         };
-        self.forget(channel, Instant::now());
+        self.forget(place, channel, Instant::now());
         channel.changes.all()
     }
 
@@ -582,6 +627,13 @@ impl Hub {
                 GatewayEffect::Deliver { channel, delivery } => {
                     self.relayed(partition, &channel, delivery);
                 }
+                GatewayEffect::Lost { channel, lost } => {
+                    let (loss, count) = match lost {
+                        Lost::Message => (Loss::Unsent, 1),
+                        Lost::Members(count) => (Loss::Members, count),
+                    };
+                    self.losses.note(&channel, loss, count);
+                }
                 GatewayEffect::Refused { refusal, .. } => refused = Some(refusal),
             }
         }
@@ -595,23 +647,32 @@ impl Hub {
         };
         match relayed {
             Relayed::Message(message) => match Broadcast::from_bytes(&message.body) {
-                Ok(broadcast) => {
-                    if let Some(quota) = &channel.quota {
-                        let load = Load::of(&broadcast);
-                        let limits = &quota.limits;
-                        channel.flow.relayed(limits, load, self.monotonic());
-                    }
-                    self.take(channel, None, &Arc::new(broadcast));
-                }
+                Ok(broadcast) => self.take_relayed(place, channel, broadcast),
                 Err(error) => {
                     tracing::warn!(target: "relay", %place, %error, "a message is not understood");
                 }
             },
             Relayed::Presence { action, member } => {
                 if let Some(shown) = shown(&member, action) {
-                    self.tell_change(channel, &alone(shown));
+                    self.tell_change(place, channel, &alone(shown));
                 }
             }
+        }
+    }
+
+    /// Takes messages of another node, save those that were published here before: a client that
+    /// was not answered tries again elsewhere.
+    fn take_relayed(&self, place: &Place, channel: &mut Channel, broadcast: Broadcast) {
+        if let Some(quota) = &channel.quota {
+            let load = Load::of(&broadcast);
+            let limits = &quota.limits;
+            channel.flow.relayed(limits, load, self.monotonic());
+        }
+        self.forget(place, channel, Instant::now());
+        let number = self.next();
+        let (broadcast, _) = channel.sift(number, broadcast);
+        if let Some(broadcast) = broadcast {
+            self.take(place, channel, number, None, &Arc::new(broadcast));
         }
     }
 
@@ -652,8 +713,8 @@ impl Hub {
     pub(crate) fn sweep(&self) {
         let now = Instant::now();
         for partition in &self.partitions {
-            lock(partition).channels.retain(|_, channel| {
-                self.forget(channel, now);
+            lock(partition).channels.retain(|place, channel| {
+                self.forget(place, channel, now);
                 !channel.is_idle()
             });
         }
@@ -758,6 +819,15 @@ fn newness(change: &PresenceMessage) -> Newness {
     })
 }
 
+/// The ids that the publisher gave.
+fn ids_of(broadcast: &Broadcast) -> impl Iterator<Item = &str> {
+    let messages = match broadcast.content() {
+        Content::Messages(messages) => messages.as_slice(),
+        Content::Presence(_) => &[],
+    };
+    messages.iter().filter_map(|message| message.id.as_deref())
+}
+
 fn is_leave(change: &PresenceMessage) -> bool {
     matches!(
         change.action,
@@ -797,6 +867,38 @@ impl Channel {
             };
             subscriber.mailbox.deliver(delivery, capacity)
         });
+    }
+
+    /// Keeps of what is to have a serial those messages that were not published before under the
+    /// ids that they have; returns the serial of each of them all.
+    fn sift(&mut self, number: u64, broadcast: Broadcast) -> (Option<Broadcast>, Vec<Serial>) {
+        let Content::Messages(messages) = broadcast.content() else {
+            return (Some(broadcast), Vec::new());
+        };
+        let (mut kept, mut serials) = (Vec::new(), Vec::new());
+        for message in messages {
+            let serial = Serial {
+                number,
+                index: kept.len(),
+            };
+            if let Some(id) = &message.id {
+                if let Some(before) = self.ids.get(id.as_str()) {
+                    telemetry::realtime_repeats_total.count(1);
+                    serials.push(*before);
+                    continue;
+                }
+                self.ids.insert(id.as_str().into(), serial);
+            }
+            serials.push(serial);
+            kept.push(message);
+        }
+        if kept.len() == messages.len() {
+            return (Some(broadcast), serials);
+        }
+        let kept: Vec<Message> = kept.into_iter().cloned().collect();
+        let envelope = broadcast.envelope().clone();
+        let kept = (!kept.is_empty()).then(|| Broadcast::new(envelope, Content::Messages(kept)));
+        (kept, serials)
     }
 
     /// While nobody is attached here, messages of other nodes do not come: who comes back cannot be

@@ -25,6 +25,7 @@ mod connection;
 mod event_stream;
 mod hub;
 mod lifecycle;
+mod losses;
 mod mailbox;
 mod meta;
 mod occupancy;
@@ -44,13 +45,14 @@ use headcount_model::{
     RefusalCode, ReportItem, ShardId,
 };
 use headcount_realtime::{Broadcast, Content, Envelope, Limits, Message, Payload};
-use headcount_relay::OwnerMessage;
+use headcount_relay::{OwnerMessage, RelayChannel};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 pub use config::RealtimeConfig;
 pub(crate) use event_stream::event_stream;
 pub(crate) use lifecycle::{LIFECYCLE, message as lifecycle_message};
+pub use losses::Loss;
 pub(crate) use upgrade::upgrade;
 
 use self::app_watch::AppWatches;
@@ -141,6 +143,12 @@ impl Realtime {
             self.0.tell_refusals(app, edge, first, refusals.len());
         }
     }
+
+    /// Says that something of a channel was lost of which no client can be told; `[meta]log` is
+    /// told a little later, once for whatever an app lost of the kind meanwhile. Waits for nobody.
+    pub fn lost(&self, channel: &RelayChannel, loss: Loss, count: u64) {
+        self.0.hub.losses.note(channel, loss, count);
+    }
 }
 
 /// All realtime connections of a node, and the channels that they are attached to.
@@ -198,6 +206,7 @@ impl Core {
         for tick in 1_u64.. {
             ticks.tick().await;
             self.hub.tick();
+            self.tell_losses();
             if tick % SWEEP_TICKS == 0 {
                 self.hub.sweep();
             }
@@ -234,7 +243,7 @@ impl Core {
         self.quotas.of(app).request(self.hub.monotonic())
     }
 
-    /// Publishes to a channel that counts, which keeps it active; returns the message's serial.
+    /// Publishes to a channel that counts, which keeps it active; returns each message's serial.
     ///
     /// # Errors
     /// What the app may not do.
@@ -244,20 +253,21 @@ impl Core {
         app: &AppId,
         name: &ChannelName,
         connection: Option<&ConnectionId>,
-        broadcast: &Arc<Broadcast>,
-    ) -> Result<String, Exceeded> {
+        broadcast: Broadcast,
+    ) -> Result<Vec<String>, Exceeded> {
         let place = Place {
             app: app.clone(),
             name: name.as_str().into(),
         };
-        let published = self.hub.publish(&place, Some(quota), connection, broadcast);
-        let (serial, renew) = published?;
-        if renew {
+        let published = self
+            .hub
+            .publish(&place, Some(quota), connection, broadcast)?;
+        if published.renew {
             let channel = name.clone();
             let items = vec![ReportItem::Activity { channel }];
             self.ports.counting.uncount(app.clone(), items);
         }
-        Ok(self.hub.serial(serial))
+        Ok(published.serials)
     }
 
     /// Tells `[meta]connection.lifecycle` (contract, decision 11).
@@ -287,12 +297,6 @@ impl Core {
 
     /// Tells `[meta]log`, under the name by which command lines look for what concerns counts.
     fn tell_refusals(&self, app: &AppId, edge: &EdgeId, first: &Refusal, refused: usize) {
-        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
-        let granted = logs.take(LOG_RATE, 1, self.hub.monotonic());
-        drop(logs);
-        if !granted {
-            return telemetry::rejected("log_rate");
-        }
         let (code, status) = match first.reason.code() {
             RefusalCode::NotPermitted => (40160, 401),
             RefusalCode::Overloaded => (42910, 429),
@@ -310,7 +314,34 @@ impl Core {
             "refused": refused,
             "region": self.ports.source.region.as_str(),
         });
-        self.tell_meta(app, LOG, "channel.occupancy", &data);
+        self.tell_log(app, "channel.occupancy", &data);
+    }
+
+    /// Tells `[meta]log` what was lost since the last time.
+    fn tell_losses(&self) {
+        for ((app, loss), lost) in self.hub.losses.take() {
+            let (code, status) = loss.code();
+            let data = serde_json::json!({
+                "error": { "code": code, "statusCode": status, "message": loss.message() },
+                "channel": &*lost.channel,
+                "lost": lost.count,
+                "region": self.ports.source.region.as_str(),
+                "node": self.ports.source.node.to_string(),
+            });
+            self.tell_log(&app, loss.source(), &data);
+        }
+    }
+
+    /// Writes to `[meta]log`, unless too much is written to it.
+    fn tell_log(&self, app: &AppId, source: &str, data: &serde_json::Value) {
+        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        let granted = logs.take(LOG_RATE, 1, self.hub.monotonic());
+        drop(logs);
+        if granted {
+            self.tell_meta(app, LOG, source, data);
+        } else {
+            telemetry::rejected("log_rate");
+        }
     }
 
     /// Tells a metachannel.
@@ -331,6 +362,6 @@ impl Core {
             connection_id: None,
         };
         let broadcast = Broadcast::new(envelope, Content::Messages(vec![message]));
-        let _unlimited = self.hub.publish(&place, None, None, &Arc::new(broadcast));
+        let _unlimited = self.hub.publish(&place, None, None, broadcast);
     }
 }

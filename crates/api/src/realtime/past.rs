@@ -133,16 +133,14 @@ impl Core {
     ) -> Result<(String, Vec<String>), Exceeded> {
         let given = messages.first().and_then(|first| first.id.clone());
         let drawn = self.draw_id();
-        let count = messages.len();
         let envelope = Envelope {
             id: Some(drawn.clone()),
             timestamp_ms: Some(self.ports.clock.wall().0),
             connection_id: None,
         };
-        let broadcast = Arc::new(Broadcast::new(envelope, Content::Messages(messages)));
-        let serial = self.publish(&self.quotas.of(app), app, name, None, &broadcast)?;
-        let serials = (0..count).map(|index| format!("{serial}:{index}"));
-        Ok((given.unwrap_or(drawn), serials.collect()))
+        let broadcast = Broadcast::new(envelope, Content::Messages(messages));
+        let serials = self.publish(&self.quotas.of(app), app, name, None, broadcast)?;
+        Ok((given.unwrap_or(drawn), serials))
     }
 }
 

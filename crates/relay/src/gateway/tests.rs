@@ -5,7 +5,7 @@ use headcount_model::{Fence, Incarnation, NodeId, Stage};
 use crate::fixtures::{channel, key, leave, member, message, now, put};
 use crate::{
     Action, Change, Config, Delivery, Gateway, GatewayEffect, GatewayInput, GatewayItem,
-    GatewayMessage, Member, MemberKey, OwnerItem, OwnerMessage, Refusal,
+    GatewayMessage, Lost, Member, MemberKey, OwnerItem, OwnerMessage, Refusal,
 };
 
 const FENCE: Fence = Fence(7);
@@ -134,6 +134,14 @@ fn told(change: Change) -> GatewayItem {
         channel: channel(0),
         changes: vec![change],
     }
+}
+
+fn lost(effects: &[GatewayEffect]) -> Vec<Lost> {
+    let lost = effects.iter().filter_map(|effect| match effect {
+        GatewayEffect::Lost { lost, .. } => Some(*lost),
+        _ => None,
+    });
+    lost.collect()
 }
 
 #[test]
@@ -332,7 +340,8 @@ fn remote_members_beyond_the_bound_are_dropped_and_counted() {
         member(2, 2, 1),
         member(2, 3, 1),
     ])]);
-    test.owner(vec![changes(&[put(2, 4, 1), put(2, 1, 2)])]);
+    let effects = test.owner(vec![changes(&[put(2, 4, 1), put(2, 1, 2)])]);
+    assert_eq!(lost(&effects), [Lost::Members(1)]);
     assert_eq!(test.members(), [member(2, 1, 2), member(2, 2, 1)]);
     assert_eq!(test.gateway.stats().members_dropped, 2);
 }
@@ -347,7 +356,9 @@ fn without_an_owner_messages_are_held_for_a_time_and_a_size() {
     let mut test = Test::attached(config);
     test.step(GatewayInput::OwnerLost { fence: FENCE });
     for serial in 1..=3 {
-        test.step_at(serial, GatewayInput::Publish(message(0, "p", serial)));
+        let effects = test.step_at(serial, GatewayInput::Publish(message(0, "p", serial)));
+        let expected: &[Lost] = if serial == 3 { &[Lost::Message] } else { &[] };
+        assert_eq!(lost(&effects), expected);
     }
     assert_eq!(
         test.gateway.stats().messages_dropped,
@@ -357,7 +368,9 @@ fn without_an_owner_messages_are_held_for_a_time_and_a_size() {
     let due = now(2).monotonic.after(held_for);
     assert_eq!(test.gateway.next_deadline(), Some(due));
     let millis = u64::try_from(due.0.as_millis()).unwrap();
-    test.gateway.on_deadline(now(millis), &mut Vec::new());
+    let mut effects = Vec::new();
+    test.gateway.on_deadline(now(millis), &mut effects);
+    assert_eq!(lost(&effects), [Lost::Message]);
     assert_eq!(test.gateway.stats().messages_dropped, 2);
 
     let effects = test.step(GatewayInput::Owner { fence: FENCE });

@@ -162,7 +162,7 @@ impl World {
                     self.messages += 1;
                     front.hear(channel, message)
                 }
-                GatewayEffect::Refused { .. } => Ok(()),
+                GatewayEffect::Refused { .. } | GatewayEffect::Lost { .. } => Ok(()),
             };
             if let Err(what) = outcome {
                 self.fault(format!("node {node}: {what}"));

@@ -50,6 +50,37 @@ theme('dropping', () => {
     assert.deepEqual(await channel.presence.get(), []);
   });
 
+  story('members leave as soon after a drop as their client has wished, and come back with it', async (stage) => {
+    const name = stage.channel();
+    const watcher = await stage.connected(there);
+    const inbox = await Inbox.ofPresence(watcher.channels.get(name, { modes: ['PRESENCE_SUBSCRIBE'] }));
+    const line = await stage.line(here);
+    const client = await stage.connected(line, {
+      clientId: 'ada',
+      transportParams: { remainPresentFor: 100 },
+      // Not before it is seen how long the attachment counts.
+      disconnectedRetryTimeout: 2 * GRACE_MS,
+    });
+    const channel = client.channels.get(name);
+    await channel.presence.enter('hi');
+    const both = (members) => ({ ...plain(1, members), connections: 2, presenceSubscribers: 2 });
+    await counted(stage, name, both(1));
+
+    line.cut();
+    const cutAt = Date.now();
+    await inbox.until('it leaves', (items) => {
+      assert.deepEqual(items.map(({ action }) => action).filter((action) => action !== 'present'), ['enter', 'leave']);
+      const afterMs = items.at(-1).timestamp - cutAt;
+      assert.ok(afterMs < GRACE_MS * 0.9, `it left ${afterMs} ms after the cut, and not before its attachment`);
+    });
+    line.mend();
+    client.connect();
+    await reaches(channel, 'attached');
+    await counted(stage, name, both(1), 'it is back');
+    await inbox.until('it enters', (items) =>
+      assert.equal(items.filter(({ action }) => action === 'enter').length, 2));
+  });
+
   story('who comes back goes on where it was, and nobody noticed', async (stage) => {
     const name = stage.channel();
     const watcher = await stage.connected(here);

@@ -1,8 +1,8 @@
 // Messages: accepted, acknowledged, and told to subscribers everywhere, in order.
 
 import assert from 'node:assert/strict';
-import { Inbox, LINGER_MS, eventually, here, jwt, plain, counted, counts, pause, refused, regions, status, story, theme,
-  there } from '../stage.mjs';
+import { Inbox, LINGER_MS, elsewhere, eventually, here, jwt, plain, counted, counts, pause, refused, regions, status,
+  story, theme, there } from '../stage.mjs';
 
 const texts = (inbox) => inbox.items.map(({ data }) => data);
 const row = (who, count) => Array.from({ length: count }, (_, index) => `${who} ${index}`);
@@ -93,6 +93,29 @@ theme('messages', () => {
     }
     await eventually('it is not any more', async () => assert.ok(!(await status(stage, there, name)).isActive));
     assert.equal(channel.state, 'detached');
+  });
+
+  story('what is published again under its id is told once, wherever it comes again', async (stage) => {
+    const name = stage.channel();
+    const inboxes = await Promise.all(regions.map(async (region) =>
+      Inbox.of((await stage.connected(region)).channels.get(name))));
+    await counted(stage, name, plain(regions.length), 'every region knows of the others');
+    const message = { id: `${name}:0`, name: 'of', data: 'once' };
+    const arrived = () => Promise.all(inboxes.map((inbox) =>
+      inbox.until('it arrives', () => assert.equal(texts(inbox).at(-1), 'once'))));
+    await stage.rest(here).channels.get(name).publish(message);
+    await arrived();
+    // Tried again at the same node, at another, and by a client that is connected.
+    await stage.rest(here).channels.get(name).publish(message);
+    await stage.rest(there).channels.get(name).publish(message);
+    const client = await stage.connected(elsewhere);
+    await client.channels.get(name).publish(message);
+    await client.channels.get(name).publish('of', 'last');
+    for (const inbox of inboxes) {
+      await inbox.until('the last', () => assert.deepEqual(texts(inbox), ['once', 'last']));
+    }
+    const { items } = await stage.rest(there).channels.get(name).history();
+    assert.deepEqual(items.map(({ id }) => id).filter((id) => id === message.id), [message.id]);
   });
 
   story('publishing over REST reaches subscribers of every region', async (stage) => {

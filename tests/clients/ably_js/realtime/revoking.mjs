@@ -39,8 +39,9 @@ theme('revoking', () => {
   story('who is given time and does not use it is cut off when it is over', async (stage) => {
     const [name, clientId] = [stage.channel(), stage.channel('ada')];
     const tokens = [jwt({ 'x-ably-clientId': clientId })];
+    const waiting = [];
     const client = await stage.connected(there, {
-      authCallback: (_, done) => tokens.splice(0).forEach((token) => done(null, token)),
+      authCallback: (_, done) => (tokens.length ? done(null, tokens.pop()) : waiting.push(done)),
       // It waits for the next token for longer than there is time.
       realtimeRequestTimeout: 2 * MARGIN_MS,
     });
@@ -50,6 +51,8 @@ theme('revoking', () => {
     const { reason } = await within('the connection is cut off', cut, MARGIN_MS + SOON_MS);
     assert.equal(reason.code, REVOKED);
     assert.ok(Date.now() >= appliesAt, 'not before the time is over');
+    client.close();
+    waiting.forEach((done) => done('nobody waits any more'));
   }, ['json']);
 
   story('who is given time obtains another token without a break', async (stage) => {
