@@ -267,6 +267,12 @@ impl Credential {
         }
     }
 
+    /// May this credential do that on every normal channel?
+    #[must_use]
+    pub fn may_everywhere(&self, operation: Operation) -> bool {
+        self.capability.permits_prefix(operation, "")
+    }
+
     /// What the credential may do on a channel that it attaches to, from which the modes follow.
     ///
     /// # Errors

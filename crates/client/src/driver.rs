@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use headcount_model::{Hello, ReportBatch, ReportItem, ReportLimits, Welcome};
+use headcount_model::{Hello, ReportItem, ReportLimits, Welcome};
 use headcount_wire::proto::report::v1 as pb;
 use headcount_wire::proto::report::v1::report_request::Body;
 use headcount_wire::proto::report::v1::report_response::Body as Answer;
@@ -18,7 +18,7 @@ use tonic::{Code, Request, Status, Streaming};
 use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::notice::{Notice, Notices, Stopped};
-use crate::outbox::Outbox;
+use crate::outbox::{Batch, Outbox};
 
 /// Metadata by which a node says which incarnation of the edge it has seen, where ours is stale.
 const SEEN_INCARNATION: &str = "headcount-seen-incarnation";
@@ -414,7 +414,7 @@ fn send(requests: &mpsc::Sender<pb::ReportRequest>, body: Body) -> Result<(), En
     sent.map_err(|_| End::Broken("the stream does not take any more".into()))
 }
 
-fn put_batch(batch: &ReportBatch) -> Body {
+fn put_batch(batch: &Batch) -> Body {
     Body::Batch(pb::Batch {
         sequence: batch.sequence,
         items: batch.items.iter().map(put_item).collect(),

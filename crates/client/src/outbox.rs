@@ -17,6 +17,9 @@ const ITEM_BYTES: usize = 80;
 /// Bytes of the largest item.
 const ITEM_BYTES_MAX: usize = ITEM_BYTES + CHANNEL_BYTES_MAX + 2 * ID_BYTES_MAX;
 
+/// A batch whose items may have to be looked at again, one by one.
+pub(crate) type Batch = ReportBatch<Vec<ReportItem>>;
+
 /// A connection's place on a channel, as wanted and as told.
 #[derive(Debug)]
 struct Attachment {
@@ -110,7 +113,7 @@ enum Key {
 /// A batch that was sent and is not acknowledged.
 #[derive(Debug)]
 struct Sent<W> {
-    batch: ReportBatch,
+    batch: Batch,
     /// Whoever waits for this batch.
     waiting: Vec<W>,
 }
@@ -296,7 +299,7 @@ impl<W> Outbox<W> {
 
     /// Makes the next batch within the limits, and keeps it until it is acknowledged. The caller
     /// sees to the window.
-    pub(crate) fn next_batch(&mut self, limits: &ReportLimits) -> Option<&ReportBatch> {
+    pub(crate) fn next_batch(&mut self, limits: &ReportLimits) -> Option<&Batch> {
         if !self.has_work() {
             return None;
         }
@@ -334,7 +337,7 @@ impl<W> Outbox<W> {
             waiting.extend(self.waiting.pop_front().map(|(_, waiter)| waiter));
         }
         self.sent.push_back(Sent {
-            batch: ReportBatch {
+            batch: Batch {
                 sequence: self.sequence,
                 items,
                 set_complete,
@@ -383,7 +386,7 @@ impl<W> Outbox<W> {
     }
 
     /// Returns every batch that is not acknowledged, in order, to be sent once more.
-    pub(crate) fn unacknowledged_batches(&self) -> impl Iterator<Item = &ReportBatch> {
+    pub(crate) fn unacknowledged_batches(&self) -> impl Iterator<Item = &Batch> {
         self.sent.iter().map(|sent| &sent.batch)
     }
 

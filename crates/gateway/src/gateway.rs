@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use headcount_model::{
     AppId, ChannelKey, EdgeId, Fence, GatewayAck, GatewayItem, GatewayUpdate, Hello, Incarnation,
-    Monotonic, NodeId, Now, Occupancy, Refusal, ReportAck, ReportBatch, ReportItem, SHARDS_MAX,
-    SessionError, ShardId, SourceId, Stage, Welcome,
+    Monotonic, NodeId, Now, Occupancy, Refusal, ReportAck, ReportBatch, ReportChange, ReportItem,
+    SHARDS_MAX, SessionError, ShardId, SourceId, Stage, Welcome,
 };
 
 use crate::config::Config;
@@ -197,7 +197,13 @@ impl Gateway {
         }
     }
 
-    fn batch(&mut self, now: Now, stream: StreamId, batch: ReportBatch, effects: &mut Vec<Effect>) {
+    fn batch(
+        &mut self,
+        now: Now,
+        stream: StreamId,
+        batch: &ReportBatch,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(number) = self.sessions.on(stream) else {
             return;
         };
@@ -221,7 +227,7 @@ impl Gateway {
         let source = session.source;
         let ack = ReportAck {
             sequence: batch.sequence,
-            refusals: apply_all(&mut self.table, source, batch.items),
+            refusals: apply_all(&mut self.table, source, batch.items.iter()),
         };
         let session = self.sessions.slots.at_mut(number);
         session.last_sequence = batch.sequence;
@@ -262,13 +268,13 @@ impl Gateway {
         }
     }
 
-    fn clients(&mut self, app: AppId, items: Vec<ReportItem>) -> Vec<Refusal> {
+    fn clients(&mut self, app: AppId, items: &[ReportItem]) -> Vec<Refusal> {
         let table = &mut self.table;
         let source = *self
             .clients
             .entry(app)
             .or_insert_with_key(|app| table.open_source(SourceId::Clients, app.clone()));
-        apply_all(table, source, items)
+        apply_all(table, source, items.iter().map(ReportItem::as_change))
     }
 
     fn owner(&mut self, now: Now, shard: ShardId, fence: Fence, effects: &mut Vec<Effect>) {
@@ -414,7 +420,7 @@ impl Stage for Gateway {
     fn step(&mut self, now: Now, input: Input, effects: &mut Vec<Effect>) {
         match input {
             Input::Open { stream, app, hello } => self.open(now, stream, app, &hello, effects),
-            Input::Batch { stream, batch } => self.batch(now, stream, batch, effects),
+            Input::Batch { stream, batch } => self.batch(now, stream, &batch, effects),
             Input::Goodbye { stream } => {
                 if let Some(session) = self.sessions.on(stream) {
                     for older in self.sessions.older(session) {
@@ -434,7 +440,7 @@ impl Stage for Gateway {
                 app,
                 items,
             } => {
-                let refusals = self.clients(app, items);
+                let refusals = self.clients(app, &items);
                 effects.push(Effect::ClientsAck { request, refusals });
             }
             Input::Owner { shard, fence } => self.owner(now, shard, fence, effects),
@@ -496,7 +502,11 @@ impl Stage for Gateway {
 const DOUBLINGS_MAX: u32 = 3;
 
 /// Counts items in order; returns those that were refused.
-fn apply_all(table: &mut Table, source: u32, items: Vec<ReportItem>) -> Vec<Refusal> {
+fn apply_all<'a>(
+    table: &mut Table,
+    source: u32,
+    items: impl Iterator<Item = ReportChange<'a>>,
+) -> Vec<Refusal> {
     let mut refusals = Vec::new();
     for (index, item) in (0..).zip(items) {
         if let Err(reason) = table.apply(source, item) {

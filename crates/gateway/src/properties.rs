@@ -456,14 +456,14 @@ impl World {
             return;
         };
         edge.sequence += 1;
+        let session = edge.sessions.last_mut().unwrap();
+        let expected = refused(&mut session.attached, &items);
         let batch = ReportBatch {
             sequence: edge.sequence,
-            items,
+            items: items.into(),
             set_complete: complete,
         };
         edge.last = Some(batch.clone());
-        let session = edge.sessions.last_mut().unwrap();
-        let expected = refused(&mut session.attached, &batch.items);
         if complete {
             edge.sessions.drain(..edge.sessions.len() - 1);
         }

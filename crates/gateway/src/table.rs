@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
+use std::str::FromStr;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use headcount_model::{
-    AppId, COUNT_MAX, Category, ChannelKey, ChannelName, ConnectionId, GatewayItem, MemberId,
-    Modes, Occupancy, RefusalReason, ReportItem, SourceId, channel_hash,
+    AppId, COUNT_MAX, Category, ChannelKey, ConnectionId, GatewayItem, MemberId, Modes, NameError,
+    Occupancy, RefusalReason, ReportChange, SourceId, channel_hash,
 };
 use smallvec::SmallVec;
 
@@ -147,56 +148,60 @@ impl Table {
     }
 
     /// Counts one item of a source; what it refuses changed nothing.
-    pub(crate) fn apply(&mut self, source: u32, item: ReportItem) -> Result<(), RefusalReason> {
+    pub(crate) fn apply(
+        &mut self,
+        source: u32,
+        item: ReportChange<'_>,
+    ) -> Result<(), RefusalReason> {
         match item {
-            ReportItem::Attach {
+            ReportChange::Attach {
                 connection,
                 channel,
                 modes,
             } => self.attach(source, connection, channel, modes),
-            ReportItem::Detach {
+            ReportChange::Detach {
                 connection,
                 channel,
             } => {
-                self.detach(source, &connection, &channel);
+                self.detach(source, connection, channel);
                 Ok(())
             }
-            ReportItem::PresenceEnter {
+            ReportChange::PresenceEnter {
                 connection,
                 channel,
                 member,
             } => self.enter(source, connection, channel, member),
-            ReportItem::PresenceLeave {
+            ReportChange::PresenceLeave {
                 connection,
                 channel,
                 member,
             } => {
-                self.leave(source, &connection, &channel, &member);
+                self.leave(source, connection, channel, member);
                 Ok(())
             }
-            ReportItem::ConnectionClosed { connection } => {
-                self.close_connection(source, &connection);
+            ReportChange::ConnectionClosed { connection } => {
+                self.close_connection(source, connection);
                 Ok(())
             }
-            ReportItem::Counts { channel, occupancy } => self.count(source, channel, occupancy),
-            ReportItem::Activity { channel } => self.note_activity(source, channel),
+            ReportChange::Counts { channel, occupancy } => self.count(source, channel, occupancy),
+            ReportChange::Activity { channel } => self.note_activity(source, channel),
         }
     }
 
     fn attach(
         &mut self,
         source: u32,
-        connection: ConnectionId,
-        channel: ChannelName,
+        connection: &str,
+        channel: &str,
         modes: Modes,
     ) -> Result<(), RefusalReason> {
-        let place = self.find(source, &channel);
+        let place = self.find(source, channel);
         if let Some(place) = place
             && self.register(place).state.counted
         {
-            return Err(RefusalReason::ToldByCounts(channel));
+            return Err(RefusalReason::ToldByCounts(named(channel)));
         }
-        let number = self.find_connection(source, &connection);
+        let number = self.find_connection(source, connection);
         if let (Some(place), Some(number)) = (place, number) {
             let held = self.sources.at_mut(source).connections.at_mut(number);
             if let Some(attachment) = held.attachments.get_mut(place) {
@@ -231,7 +236,7 @@ impl Table {
         Ok(())
     }
 
-    fn detach(&mut self, source: u32, connection: &ConnectionId, channel: &ChannelName) {
+    fn detach(&mut self, source: u32, connection: &str, channel: &str) {
         let found = self.find_both(source, connection, channel);
         let Some((number, place)) = found else {
             return;
@@ -250,7 +255,7 @@ impl Table {
         }
     }
 
-    fn close_connection(&mut self, source: u32, connection: &ConnectionId) {
+    fn close_connection(&mut self, source: u32, connection: &str) {
         let Some(number) = self.find_connection(source, connection) else {
             return;
         };
@@ -267,11 +272,11 @@ impl Table {
     fn enter(
         &mut self,
         source: u32,
-        connection: ConnectionId,
-        channel: ChannelName,
-        member: MemberId,
+        connection: &str,
+        channel: &str,
+        member: &str,
     ) -> Result<(), RefusalReason> {
-        let found = self.find_both(source, &connection, &channel);
+        let found = self.find_both(source, connection, channel);
         let attachment = found.and_then(|(number, place)| {
             let held = self.sources.at_mut(source).connections.at_mut(number);
             let attachment = held.attachments.get_mut(place).copied()?;
@@ -279,18 +284,18 @@ impl Table {
         });
         let Some((number, place, attachment)) = attachment else {
             return Err(RefusalReason::NotAttached {
-                connection,
-                channel,
+                connection: named(connection),
+                channel: named(channel),
             });
         };
         if !attachment.modes.contains(Modes::PRESENCE) {
             return Err(RefusalReason::NoPresenceMode {
-                connection,
-                channel,
+                connection: named(connection),
+                channel: named(channel),
             });
         }
         let members = self.sources.at(source).members.get(&(number, place));
-        if members.is_some_and(|members| members.binary_search(&member).is_ok()) {
+        if members.is_some_and(|members| position(members, member).is_ok()) {
             return Ok(());
         }
         self.admit()?;
@@ -302,20 +307,14 @@ impl Table {
             attachment.has_members = true;
         }
         let members = from.members.entry((number, place)).or_default();
-        if let Err(at) = members.binary_search(&member) {
-            members.insert(at, member);
+        if let Err(at) = position(members, member) {
+            members.insert(at, named(member));
         }
         self.add_members(place, 1);
         Ok(())
     }
 
-    fn leave(
-        &mut self,
-        source: u32,
-        connection: &ConnectionId,
-        channel: &ChannelName,
-        member: &MemberId,
-    ) {
+    fn leave(&mut self, source: u32, connection: &str, channel: &str, member: &str) {
         let Some((number, place)) = self.find_both(source, connection, channel) else {
             return;
         };
@@ -323,7 +322,7 @@ impl Table {
         let Some(members) = from.members.get_mut(&(number, place)) else {
             return;
         };
-        let Ok(at) = members.binary_search(member) else {
+        let Ok(at) = position(members, member) else {
             return;
         };
         let _gone = members.remove(at);
@@ -342,7 +341,7 @@ impl Table {
     fn count(
         &mut self,
         source: u32,
-        channel: ChannelName,
+        channel: &str,
         occupancy: Occupancy,
     ) -> Result<(), RefusalReason> {
         let above = |category: &Category| occupancy.get(*category) > COUNT_MAX;
@@ -352,7 +351,7 @@ impl Table {
                 count: occupancy.get(category),
             });
         }
-        let place = self.find(source, &channel);
+        let place = self.find(source, channel);
         let (is_counted, is_attached) = place.map_or((false, false), |place| {
             let register = self.register(place);
             let is_counted = register.state.counted;
@@ -360,7 +359,7 @@ impl Table {
         });
         let only_attachments = self.sources.at(source).id == SourceId::Clients;
         if is_attached || only_attachments {
-            return Err(RefusalReason::ToldByAttachments(channel));
+            return Err(RefusalReason::ToldByAttachments(named(channel)));
         }
         let counts_now = !occupancy.is_zero();
         if !is_counted && !counts_now {
@@ -385,9 +384,12 @@ impl Table {
         Ok(())
     }
 
-    fn note_activity(&mut self, source: u32, channel: ChannelName) -> Result<(), RefusalReason> {
+    fn note_activity(&mut self, source: u32, channel: &str) -> Result<(), RefusalReason> {
         let app = self.sources.at(source).app.clone();
-        let key = ChannelKey { app, name: channel };
+        let key = ChannelKey {
+            app,
+            name: named(channel),
+        };
         let number = self.shard_of(&key);
         let shard = &mut self.shards[usize::from(number)];
         if !shard.live || shard.activity.contains(&key) {
@@ -498,36 +500,32 @@ impl Table {
             .at_mut(place.register)
     }
 
-    fn find(&self, source: u32, channel: &ChannelName) -> Option<Place> {
-        let hash = self.names.hash_one(channel.as_str());
+    fn find(&self, source: u32, channel: &str) -> Option<Place> {
+        let hash = self.names.hash_one(channel);
         let channels = &self.sources.at(source).channels;
-        let found = channels.find(hash, |place| self.register(*place).name == *channel);
+        let found = channels.find(hash, |place| self.register(*place).name.as_str() == channel);
         found.copied()
     }
 
-    fn find_connection(&self, source: u32, connection: &ConnectionId) -> Option<u32> {
-        let hash = self.names.hash_one(connection.as_str());
+    fn find_connection(&self, source: u32, connection: &str) -> Option<u32> {
+        let hash = self.names.hash_one(connection);
         let from = self.sources.at(source);
         let found = from.connection_ids.find(hash, |number| {
-            from.connections.at(*number).id == *connection
+            from.connections.at(*number).id.as_str() == connection
         });
         found.copied()
     }
 
     /// Returns the connection's number and the channel's place, if the source has both.
-    fn find_both(
-        &self,
-        source: u32,
-        connection: &ConnectionId,
-        channel: &ChannelName,
-    ) -> Option<(u32, Place)> {
+    fn find_both(&self, source: u32, connection: &str, channel: &str) -> Option<(u32, Place)> {
         let number = self.find_connection(source, connection)?;
         Some((number, self.find(source, channel)?))
     }
 
-    fn add_register(&mut self, source: u32, name: ChannelName) -> Place {
-        let hash = self.names.hash_one(name.as_str());
+    fn add_register(&mut self, source: u32, channel: &str) -> Place {
+        let hash = self.names.hash_one(channel);
         let app = self.sources.at(source).app.clone();
+        let name = named(channel);
         let key = ChannelKey { app, name };
         let shard = self.shard_of(&key);
         let register = self.shards[usize::from(shard)].registers.insert(Register {
@@ -551,9 +549,10 @@ impl Table {
         place
     }
 
-    fn add_connection(&mut self, source: u32, id: ConnectionId) -> u32 {
+    fn add_connection(&mut self, source: u32, connection: &str) -> u32 {
         let Self { sources, names, .. } = self;
-        let hash = names.hash_one(id.as_str());
+        let hash = names.hash_one(connection);
+        let id = named(connection);
         let Source {
             connections,
             connection_ids,
@@ -720,6 +719,15 @@ impl Table {
         let entries: usize = sources.iter().map(|source| source.entries).sum();
         assert_eq!(entries, self.entries);
     }
+}
+
+/// Takes a name whose rules were checked when its item was made.
+fn named<N: FromStr<Err = NameError>>(text: &str) -> N {
+    text.parse().expect("the names of items are good")
+}
+
+fn position(members: &[MemberId], member: &str) -> Result<usize, usize> {
+    members.binary_search_by(|other| other.as_str().cmp(member))
 }
 
 /// Indices below this capacity are not worth shrinking.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use headcount_model::{
     AppId, Category, ChannelKey, ChannelName, ConnectionId, EdgeId, Fence, GatewayAck, GatewayItem,
     GatewayUpdate, Hello, Incarnation, MemberId, Modes, Monotonic, NodeId, Now, Occupancy, Refusal,
-    RefusalReason, ReportAck, ReportBatch, ReportItem, SessionError, ShardId, SourceId, Stage,
-    Timestamp, Welcome,
+    RefusalReason, ReportAck, ReportBatch, ReportItem, ReportItems, SessionError, ShardId,
+    SourceId, Stage, Timestamp, Welcome,
 };
 
 use crate::{Config, Effect, Gateway, Input, StreamId};
@@ -81,7 +81,7 @@ impl World {
         self.sequence += 1;
         let batch = ReportBatch {
             sequence: self.sequence,
-            items,
+            items: items.into(),
             set_complete: false,
         };
         let effects = self.batch(stream, batch);
@@ -97,7 +97,7 @@ impl World {
             stream,
             ReportBatch {
                 sequence: self.sequence,
-                items: Vec::new(),
+                items: ReportItems::default(),
                 set_complete: true,
             },
         );
@@ -402,7 +402,7 @@ fn repeated_batches_are_answered_as_before_and_change_nothing() {
     world.open(1, 1, None);
     let batch = ReportBatch {
         sequence: 1,
-        items: vec![attach("a", "room"), enter("b", "room", "bob")],
+        items: vec![attach("a", "room"), enter("b", "room", "bob")].into(),
         set_complete: false,
     };
     let first = world.batch(1, batch.clone());
@@ -410,7 +410,7 @@ fn repeated_batches_are_answered_as_before_and_change_nothing() {
         1,
         ReportBatch {
             sequence: 2,
-            items: vec![detach("a", "room")],
+            items: vec![detach("a", "room")].into(),
             set_complete: false,
         },
     );

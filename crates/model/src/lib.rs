@@ -56,8 +56,8 @@ pub use occupancy::{Category, Modes, Occupancy};
 pub use protocol::{Batch, Claim, Command, Entry, OwnerRef, Pacing, Register, Tail, Transition};
 pub use rate::{Bucket, Rate};
 pub use report::{
-    EDGE_BYTES_MAX, Hello, Refusal, RefusalCode, RefusalReason, ReportAck, ReportBatch, ReportItem,
-    ReportLimits, SessionError, Welcome,
+    EDGE_BYTES_MAX, Hello, Refusal, RefusalCode, RefusalReason, ReportAck, ReportBatch,
+    ReportChange, ReportItem, ReportItems, ReportLimits, SessionError, Welcome,
 };
 pub use shard::{channel_hash, name_hash, shard_of, shard_of_hash};
 pub use snapshot::{ChannelSnapshot, RegionSnapshot, ShardSnapshot, ToldOccupancy};

@@ -1,5 +1,7 @@
 //! What an edge tells a node, and what it is answered: the words of the reporter API.
 
+mod items;
+
 use std::time::Duration;
 
 use crate::{
@@ -62,11 +64,11 @@ pub struct Welcome {
 
 /// Report batch: numbered items of one session, applied in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ReportBatch {
+pub struct ReportBatch<Items = ReportItems> {
     /// From 1 in each session, without holes.
     pub sequence: u64,
     /// What changed at the edge.
-    pub items: Vec<ReportItem>,
+    pub items: Items,
     /// Whether everything attached at the edge was told in the session with this batch.
     pub set_complete: bool,
 }
@@ -141,7 +143,60 @@ impl ReportItem {
             Self::ConnectionClosed { .. } => None,
         }
     }
+
+    /// Borrows its names.
+    #[must_use]
+    pub fn as_change(&self) -> ReportChange<'_> {
+        match self {
+            Self::Attach {
+                connection,
+                channel,
+                modes,
+            } => ReportChange::Attach {
+                connection: connection.as_str(),
+                channel: channel.as_str(),
+                modes: *modes,
+            },
+            Self::Detach {
+                connection,
+                channel,
+            } => ReportChange::Detach {
+                connection: connection.as_str(),
+                channel: channel.as_str(),
+            },
+            Self::PresenceEnter {
+                connection,
+                channel,
+                member,
+            } => ReportChange::PresenceEnter {
+                connection: connection.as_str(),
+                channel: channel.as_str(),
+                member: member.as_str(),
+            },
+            Self::PresenceLeave {
+                connection,
+                channel,
+                member,
+            } => ReportChange::PresenceLeave {
+                connection: connection.as_str(),
+                channel: channel.as_str(),
+                member: member.as_str(),
+            },
+            Self::ConnectionClosed { connection } => ReportChange::ConnectionClosed {
+                connection: connection.as_str(),
+            },
+            Self::Counts { channel, occupancy } => ReportChange::Counts {
+                channel: channel.as_str(),
+                occupancy: *occupancy,
+            },
+            Self::Activity { channel } => ReportChange::Activity {
+                channel: channel.as_str(),
+            },
+        }
+    }
 }
+
+pub use items::{ReportChange, ReportItems};
 
 /// Report acknowledgement: the batch and all before it are counted, save what is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -31,8 +31,8 @@ pub use journal::{
 pub use names::{NAMES_MAX, NameReader, NameWriter};
 pub use read::{Early, put_early, take_early};
 pub use report::{
-    REPORT_PROTOCOL, put_hello, put_item, put_refusal, put_welcome, take_hello, take_item,
-    take_refusal_code, take_welcome,
+    REPORT_PROTOCOL, ReceivedBatch, ReportReceived, put_hello, put_item, put_refusal, put_welcome,
+    take_hello, take_item, take_refusal_code, take_report_request, take_welcome,
 };
 pub use shard::{decode_entry, encode_entry};
 pub use snapshot::{decode_snapshot, encode_snapshot};

@@ -1,5 +1,7 @@
 //! The reporter API: requests of edges and the answers to them.
 
+mod received;
+
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -11,6 +13,8 @@ use headcount_model::{
 use crate::error::{WireError, named, required};
 use crate::proto::report::v1 as pb;
 use crate::proto::types::v1 as types;
+
+pub use received::{ReceivedBatch, ReportReceived, take_report_request};
 
 /// Version of the reporter protocol that this release speaks.
 pub const REPORT_PROTOCOL: u32 = 1;

@@ -9,8 +9,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use headcount_gateway::{Effect, Gateway, Input, Stats, StreamId};
 use headcount_model::{
-    AppId, ChannelName, Hello, Incarnation, Monotonic, NodeId, Now, Occupancy, Refusal, ReportAck,
-    ReportBatch, SessionError, Stage, Timestamp, Welcome,
+    AppId, Hello, Incarnation, Monotonic, NodeId, Now, Occupancy, Refusal, ReportAck, ReportBatch,
+    SessionError, Stage, Timestamp, Welcome,
 };
 use headcount_rpc::reporter::{self, Authorize, Denied, Grant, Session, Sessions};
 use tokio::net::TcpListener;
@@ -229,8 +229,12 @@ impl Grant for Anyone {
         &self.0
     }
 
-    fn may_report(&self, channel: &ChannelName) -> bool {
-        !channel.as_str().starts_with("private:")
+    fn may_report_all(&self) -> bool {
+        false
+    }
+
+    fn may_report(&self, channel: &str) -> bool {
+        !channel.starts_with("private:")
     }
 
     fn ended(&self) -> BoxFuture<'static, String> {

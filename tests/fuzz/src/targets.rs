@@ -8,7 +8,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use headcount_access::{Capability, NonceWindow, QualifiedName, Secret, TokenRequest, issue_token};
 use headcount_model::{
     AppId, ChannelKey, ConnectionId, Cursor, EarlyMark, Era, Fence, Incarnation, MemberId, NodeId,
-    Position, RegionName, ShardCursor, ShardId, Told,
+    Occupancy, Position, RegionName, ReportItem, ShardCursor, ShardId, Told,
 };
 use headcount_realtime::{
     AttachParams, Broadcast, ClientFrame, ConnectQuery, Content, Envelope, Format, Limits, Message,
@@ -19,6 +19,8 @@ use headcount_relay::{
 };
 use headcount_rpc::peers::{RelayMessage, RelayParcel};
 use headcount_wire::proto::relay::v1 as proto;
+use headcount_wire::proto::report::v1 as report;
+use headcount_wire::{ReportReceived, take_item, take_report_request};
 use prost::Message as _;
 use serde_json::{Value, json};
 
@@ -110,6 +112,11 @@ pub fn targets() -> Vec<Target> {
     let seeds = parcels().into_iter();
     let seeds = seeds.map(|parcel| proto::Parcel::from(&parcel).encode_to_vec());
     all.push(Target::new("relay_parcels", seeds.collect(), parcel));
+    all.push(Target::new(
+        "report_requests",
+        report_requests(),
+        report_request,
+    ));
     all.push(words(Target::new(
         "attach_params",
         texts(&ATTACHES),
@@ -412,6 +419,80 @@ fn parcels() -> Vec<RelayParcel> {
         message,
     })
     .collect()
+}
+
+/// What edges send.
+fn report_requests() -> Vec<Vec<u8>> {
+    use report::item::Change;
+    use report::report_request::Body;
+    let (connection, channel) = ("connection-1".to_owned(), "room:1".to_owned());
+    let changes = [
+        Change::Attach(report::Attach {
+            connection: connection.clone(),
+            channel: channel.clone(),
+            modes: 15,
+        }),
+        Change::PresenceEnter(report::PresenceEnter {
+            connection: connection.clone(),
+            channel: channel.clone(),
+            member: "ann".to_owned(),
+        }),
+        Change::Counts(report::Counts {
+            channel: channel.clone(),
+            occupancy: Some(Occupancy::from_counts([7; 8]).into()),
+        }),
+        Change::Activity(report::Activity { channel }),
+        Change::ConnectionClosed(report::ConnectionClosed { connection }),
+    ];
+    let items = changes.map(|change| report::Item {
+        change: Some(change),
+    });
+    let bodies = [
+        Body::Batch(report::Batch {
+            sequence: 1,
+            items: items.into(),
+            set_complete: true,
+        }),
+        Body::Hello(report::Hello {
+            protocol_max: 1,
+            edge: "edge".to_owned(),
+            ..report::Hello::default()
+        }),
+        Body::Goodbye(report::Goodbye {}),
+    ];
+    let encoded = bodies.map(|body| report::ReportRequest { body: Some(body) }.encode_to_vec());
+    encoded.into()
+}
+
+/// A request of an edge is read, or refused; what is read is what the generated types read.
+fn report_request(bytes: &[u8]) -> Shape {
+    let received = match take_report_request(bytes) {
+        Ok(received) => received,
+        Err(error) => return Shape::of(&error),
+    };
+    let shape = Shape::of(&received);
+    let plainly = report::ReportRequest::decode(bytes).expect("what is read is a request");
+    match (received, plainly.body) {
+        (ReportReceived::Nothing, None) => {}
+        (ReportReceived::Hello(hello), Some(report::report_request::Body::Hello(plain))) => {
+            assert_eq!(hello, plain);
+        }
+        (ReportReceived::Goodbye, Some(report::report_request::Body::Goodbye(_))) => {}
+        (ReportReceived::Batch(received), Some(report::report_request::Body::Batch(plain))) => {
+            let plain: Vec<_> = plain.items.iter().map(take_item).collect();
+            assert_eq!(received.total, plain.len());
+            let good = plain.iter().filter_map(|item| item.as_ref().ok());
+            assert!(
+                received
+                    .batch
+                    .items
+                    .iter()
+                    .eq(good.map(ReportItem::as_change))
+            );
+        }
+        (received, plain) => panic!("{received:?} is read, and {plain:?} is plain"),
+    }
+    shape
 }
 
 /// A message of the relay's stages, as it comes from another node.

@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use headcount_model::{
-    ChannelName, ConnectionId, MemberId, Modes, Occupancy, RefusalCode, ReportBatch, ReportItem,
-    ReportLimits,
+    ChannelName, ConnectionId, MemberId, Modes, Occupancy, RefusalCode, ReportItem, ReportLimits,
 };
 use proptest::prelude::*;
 
-use super::{ITEM_BYTES_MAX, Outbox, Refused};
+use super::{Batch, ITEM_BYTES_MAX, Outbox, Refused};
 
 /// What a node has counted of one session, in the plainest way.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -78,7 +77,7 @@ impl Node {
     }
 
     /// Counts a batch that was not counted before; returns what it refuses.
-    fn apply(&mut self, batch: &ReportBatch) -> Vec<(u32, Option<RefusalCode>, String)> {
+    fn apply(&mut self, batch: &Batch) -> Vec<(u32, Option<RefusalCode>, String)> {
         if batch.sequence <= self.sequence {
             return Vec::new();
         }

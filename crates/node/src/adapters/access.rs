@@ -7,7 +7,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use headcount_access::{AccessError, Apps, Credential, Operation, Presented, authenticate};
 use headcount_api::ports::{Access, Clock as ApiClock, Entropy, RevokeError, Revoking};
-use headcount_model::{AppId, ChannelName, Timestamp};
+use headcount_model::{AppId, Timestamp};
 use headcount_rpc::{reporter, watch as watching};
 use tokio::sync::watch;
 
@@ -92,9 +92,13 @@ impl reporter::Grant for EdgeGrant {
         &self.app
     }
 
-    fn may_report(&self, channel: &ChannelName) -> bool {
+    fn may_report_all(&self) -> bool {
+        self.credential.may_everywhere(Operation::OccupancyReport)
+    }
+
+    fn may_report(&self, channel: &str) -> bool {
         self.credential
-            .may(Operation::OccupancyReport, channel.as_str())
+            .may(Operation::OccupancyReport, channel)
             .is_ok()
     }
 

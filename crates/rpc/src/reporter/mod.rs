@@ -11,6 +11,7 @@
 //! disconnected after [`Config::stall_timeout`].
 
 mod ports;
+mod server;
 mod service;
 mod status;
 mod telemetry;
@@ -21,10 +22,10 @@ mod tests;
 use std::time::Duration;
 
 use headcount_model::ReportLimits;
-use headcount_wire::proto::report::v1::reporter_server::ReporterServer;
 use tonic::transport::Server;
 
 pub use ports::{Authorize, Denied, Grant, Session, Sessions};
+pub use server::ReporterServer;
 pub use service::Service;
 pub use status::{SEEN_INCARNATION, SEEN_SESSION};
 pub use telemetry::describe;
@@ -67,10 +68,10 @@ pub fn service<A: Authorize, S: Sessions>(
     config: Config,
     authorize: A,
     sessions: S,
-) -> ReporterServer<Service<A, S>> {
+) -> ReporterServer<A, S> {
     let bytes_max = config.limits.batch_bytes_max as usize;
     let service = Service::new(config, authorize, sessions);
-    ReporterServer::new(service).max_decoding_message_size(bytes_max)
+    ReporterServer::new(service, bytes_max)
 }
 
 /// Makes a server whose connections are probed as the settings say.

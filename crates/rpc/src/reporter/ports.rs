@@ -3,9 +3,7 @@
 use std::future::Future;
 
 use futures::future::BoxFuture;
-use headcount_model::{
-    AppId, ChannelName, Hello, Refusal, ReportAck, ReportBatch, SessionError, Welcome,
-};
+use headcount_model::{AppId, Hello, Refusal, ReportAck, ReportBatch, SessionError, Welcome};
 
 /// Judges credentials.
 pub trait Authorize: Send + Sync + 'static {
@@ -24,8 +22,11 @@ pub trait Grant: Send + Sync + 'static {
     /// The app that it speaks for.
     fn app(&self) -> &AppId;
 
+    /// Returns whether it has `occupancy-report` on all channels, so that nobody need ask for each.
+    fn may_report_all(&self) -> bool;
+
     /// Returns whether it has `occupancy-report` on the channel. Asked for every item.
-    fn may_report(&self, channel: &ChannelName) -> bool;
+    fn may_report(&self, channel: &str) -> bool;
 
     /// Resolves with what the edge is told once the credential is good no more, because it expired
     /// or was revoked.

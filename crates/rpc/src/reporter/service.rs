@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use headcount_model::{Refusal, RefusalReason, ReportAck, ReportBatch, Welcome};
+use headcount_model::{
+    ChannelName, Refusal, RefusalReason, ReportAck, ReportBatch, ReportChange, ReportItems, Welcome,
+};
 use headcount_wire::proto::report::v1 as pb;
-use headcount_wire::proto::report::v1::report_request::Body;
 use headcount_wire::proto::report::v1::report_response::Body as Answer;
-use headcount_wire::{put_refusal, put_welcome, take_hello, take_item};
+use headcount_wire::{ReceivedBatch, ReportReceived, put_refusal, put_welcome, take_hello};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -50,7 +51,7 @@ impl<A: Authorize, S: Sessions> Service<A, S> {
     /// Lets a stream in, if its credential is good and there is room.
     fn admit(
         &self,
-        request: &Request<Streaming<pb::ReportRequest>>,
+        request: &Request<Streaming<ReportReceived>>,
     ) -> Result<(A::Grant, OwnedSemaphorePermit), Status> {
         let header = request.metadata().get("authorization");
         let header = header
@@ -69,14 +70,12 @@ impl<A: Authorize, S: Sessions> Service<A, S> {
     }
 }
 
-#[tonic::async_trait]
-impl<A: Authorize, S: Sessions> pb::reporter_server::Reporter for Service<A, S> {
-    type ReportStream = ReceiverStream<Result<pb::ReportResponse, Status>>;
-
-    async fn report(
+impl<A: Authorize, S: Sessions> Service<A, S> {
+    /// Begins a stream.
+    pub(super) fn report(
         &self,
-        request: Request<Streaming<pb::ReportRequest>>,
-    ) -> Result<Response<Self::ReportStream>, Status> {
+        request: Request<Streaming<ReportReceived>>,
+    ) -> Result<Response<ReceiverStream<Result<pb::ReportResponse, Status>>>, Status> {
         let (grant, permit) = self
             .admit(&request)
             .inspect_err(|_| telemetry::stream_refused())?;
@@ -117,7 +116,7 @@ impl From<Status> for End {
 struct Stream<G> {
     config: Config,
     grant: G,
-    requests: Streaming<pb::ReportRequest>,
+    requests: Streaming<ReportReceived>,
     answers: mpsc::Sender<Result<pb::ReportResponse, Status>>,
 }
 
@@ -163,15 +162,16 @@ impl<G: Grant> Stream<G> {
                 request = self.requests.message() => request,
             };
             let batch = match self.understand(request) {
-                Ok(Some(Body::Batch(batch))) => batch,
-                Ok(Some(Body::Goodbye(_))) => {
+                Ok(Some(ReportReceived::Batch(batch))) => batch,
+                Ok(Some(ReportReceived::Goodbye)) => {
                     session.goodbye().await;
                     return End::Done;
                 }
-                Ok(Some(Body::Hello(_))) => {
+                Ok(Some(ReportReceived::Hello(_))) => {
                     let what = "hello: only the first message of a stream may be one";
                     return End::Refused(Status::invalid_argument(what));
                 }
+                Ok(Some(ReportReceived::Nothing)) => return End::Refused(of_nothing()),
                 Ok(None) => return End::Silent,
                 Err(end) => return end,
             };
@@ -193,8 +193,11 @@ impl<G: Grant> Stream<G> {
             Status::deadline_exceeded(format!("hello: none came within {patience:?}"))
         })?;
         let hello = match self.understand(first)? {
-            Some(Body::Hello(hello)) => take_hello(&hello).map_err(|error| of_hello(&error))?,
-            Some(Body::Batch(_) | Body::Goodbye(_)) => {
+            Some(ReportReceived::Hello(hello)) => {
+                take_hello(&hello).map_err(|error| of_hello(&error))?
+            }
+            Some(ReportReceived::Nothing) => return Err(of_nothing().into()),
+            Some(ReportReceived::Batch(_) | ReportReceived::Goodbye) => {
                 let what = "hello: must be the first message of a stream";
                 return Err(Status::invalid_argument(what).into());
             }
@@ -217,26 +220,22 @@ impl<G: Grant> Stream<G> {
     /// Returns what a request says; nothing if the edge has ended its half of the stream.
     fn understand(
         &self,
-        request: Result<Option<pb::ReportRequest>, Status>,
-    ) -> Result<Option<Body>, End> {
-        match request {
-            Ok(None) => Ok(None),
-            Ok(Some(pb::ReportRequest { body: Some(body) })) => Ok(Some(body)),
-            Ok(Some(pb::ReportRequest { body: None })) => {
-                let what = "body: one of hello, batch and goodbye must be set";
-                Err(Status::invalid_argument(what).into())
-            }
-            Err(error) => {
-                let bytes_max = self.config.limits.batch_bytes_max;
-                Err(of_receive(&error, bytes_max).map_or(End::Silent, End::Refused))
-            }
-        }
+        request: Result<Option<ReportReceived>, Status>,
+    ) -> Result<Option<ReportReceived>, End> {
+        request.map_err(|error| {
+            let bytes_max = self.config.limits.batch_bytes_max;
+            of_receive(&error, bytes_max).map_or(End::Silent, End::Refused)
+        })
     }
 
     /// Has a batch counted, save the items that cannot be read or are not permitted.
-    async fn count<S: Session>(&self, batch: pb::Batch, session: &mut S) -> Result<pb::Ack, End> {
+    async fn count<S: Session>(
+        &self,
+        received: ReceivedBatch,
+        session: &mut S,
+    ) -> Result<pb::Ack, End> {
         let start = Instant::now();
-        let total = batch.items.len();
+        let total = received.total;
         let items_max = self.config.limits.batch_items_max;
         if total > items_max as usize {
             return Err(Status::invalid_argument(format!(
@@ -244,22 +243,7 @@ impl<G: Grant> Stream<G> {
             ))
             .into());
         }
-        let mut items = Vec::with_capacity(total);
-        let mut refused = Vec::new();
-        for (item, index) in batch.items.iter().zip(0..) {
-            match self.permit(item) {
-                Ok(item) => items.push(item),
-                Err(reason) => refused.push(Refusal {
-                    item: index,
-                    reason,
-                }),
-            }
-        }
-        let batch = ReportBatch {
-            sequence: batch.sequence,
-            items,
-            set_complete: batch.set_complete,
-        };
+        let (batch, refused) = self.permit(received);
         let ack = session.apply(batch).await;
         let ReportAck { sequence, refusals } = ack.map_err(|error| of_session(&error))?;
         let refusals = merge(refused, refusals);
@@ -277,14 +261,32 @@ impl<G: Grant> Stream<G> {
         })
     }
 
-    fn permit(&self, item: &pb::Item) -> Result<headcount_model::ReportItem, RefusalReason> {
-        let item = take_item(item)?;
-        match item.channel() {
-            Some(channel) if !self.grant.may_report(channel) => {
-                Err(RefusalReason::NotPermitted(channel.clone()))
-            }
-            Some(_) | None => Ok(item),
+    /// Takes the items out that are not permitted; returns all that are refused by now, by index
+    /// among those that were received.
+    fn permit(&self, received: ReceivedBatch) -> (ReportBatch, Vec<Refusal>) {
+        let ReceivedBatch {
+            mut batch, refused, ..
+        } = received;
+        let may = |change: ReportChange<'_>| {
+            let channel = change.channel();
+            channel.is_none_or(|channel| self.grant.may_report(channel))
+        };
+        if self.grant.may_report_all() || batch.items.iter().all(may) {
+            return (batch, refused);
         }
+        let mut permitted = ReportItems::with_capacity(batch.items.len());
+        let mut not_permitted = Vec::new();
+        for (item, change) in (0..).zip(batch.items.iter()) {
+            if let (false, Some(channel)) = (may(change), change.channel()) {
+                let channel = ChannelName::new(channel).expect("the names of items are good");
+                let reason = RefusalReason::NotPermitted(channel);
+                not_permitted.push(Refusal { item, reason });
+            } else {
+                permitted.push(change).expect("the names of items are good");
+            }
+        }
+        batch.items = permitted;
+        (batch, merge(refused, not_permitted))
     }
 
     /// Sends an answer, unless the stream is to be closed or the edge does not read.
@@ -300,6 +302,10 @@ impl<G: Grant> Stream<G> {
             .into()),
         }
     }
+}
+
+fn of_nothing() -> Status {
+    Status::invalid_argument("body: one of hello, batch and goodbye must be set")
 }
 
 /// Puts the refusals of a batch together: `before` by index in the batch, `after` by index among

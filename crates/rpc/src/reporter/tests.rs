@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use headcount_model::{
-    AppId, ChannelName, Hello, Incarnation, Refusal, RefusalReason, ReportAck, ReportBatch,
-    ReportLimits, SessionError, Welcome,
+    AppId, Hello, Incarnation, Refusal, RefusalReason, ReportAck, ReportBatch, ReportLimits,
+    SessionError, Welcome,
 };
 use headcount_wire::proto::report::v1 as pb;
 use headcount_wire::proto::report::v1::report_request::Body;
@@ -71,9 +71,9 @@ impl Sessions for Node {
 impl Session for NodeSession {
     async fn apply(&mut self, batch: ReportBatch) -> Result<ReportAck, SessionError> {
         let sequence = batch.sequence;
-        let first = batch.items.first().map(|item| Refusal {
+        let first = batch.items.iter().next().map(|item| Refusal {
             item: 0,
-            reason: RefusalReason::ToldByCounts(item.channel().unwrap().clone()),
+            reason: RefusalReason::ToldByCounts(item.channel().unwrap().parse().unwrap()),
         });
         self.heard.send(Heard::Batch(batch)).unwrap();
         let refusals = first.into_iter().collect();
@@ -125,8 +125,12 @@ impl Grant for KeyGrant {
         &self.0
     }
 
-    fn may_report(&self, channel: &ChannelName) -> bool {
-        !channel.as_str().starts_with("private:")
+    fn may_report_all(&self) -> bool {
+        false
+    }
+
+    fn may_report(&self, channel: &str) -> bool {
+        !channel.starts_with("private:")
     }
 
     fn ended(&self) -> BoxFuture<'static, String> {
@@ -299,7 +303,7 @@ async fn refused_items_leave_the_others() {
     let channels: Vec<_> = heard
         .items
         .iter()
-        .map(|item| item.channel().unwrap().as_str())
+        .map(|item| item.channel().unwrap())
         .collect();
     assert_eq!(
         (heard.sequence, channels),
