@@ -120,6 +120,12 @@ fn describe(status: &ClusterStatus, with_shards: bool) -> String {
             }
         ),
     });
+    if let Some(traffic) = status.traffic.as_ref().filter(|traffic| traffic.items > 0) {
+        let share = traffic.local_items * 100 / traffic.items;
+        text.push_str(&format!(
+            "{share} % of the traffic of late came from its coordinator's region\n\n"
+        ));
+    }
     let regions: Vec<_> = status
         .regions
         .iter()
@@ -130,12 +136,13 @@ fn describe(status: &ClusterStatus, with_shards: bool) -> String {
                 live.to_owned(),
                 region.nodes.to_string(),
                 region.leaders.to_string(),
+                region.followers.to_string(),
                 region.weight.to_string(),
             ]
         })
         .collect();
     text.push_str(&table(
-        ["region", "state", "nodes", "leaders", "weight"],
+        ["region", "state", "nodes", "leaders", "follow", "weight"],
         &regions,
     ));
     let nodes: Vec<_> = status
@@ -171,7 +178,8 @@ fn describe(status: &ClusterStatus, with_shards: bool) -> String {
     if with_shards {
         let shards: Vec<_> = status.shards.iter().map(shard).collect();
         let headings = [
-            "shard", "leader", "term", "owners", "voters", "learners", "lag", "channels",
+            "shard", "leader", "seat", "term", "owners", "voters", "learners", "lag", "channels",
+            "traffic",
         ];
         text.push('\n');
         text.push_str(&table(headings, &shards));
@@ -210,7 +218,7 @@ fn lag(shard: &ShardRow) -> Option<u64> {
     Some(shard.committed?.saturating_sub(shard.applied?))
 }
 
-fn shard(shard: &ShardRow) -> [String; 8] {
+fn shard(shard: &ShardRow) -> [String; 10] {
     let owners: Vec<String> = shard
         .owners
         .iter()
@@ -226,13 +234,37 @@ fn shard(shard: &ShardRow) -> [String; 8] {
     [
         shard.shard.to_string(),
         leader(shard.leader.as_ref()),
+        seat(shard),
         shard.term.to_string(),
         owners.join(" "),
         ids(&shard.voters),
         ids(&shard.learners),
         number(lag(shard)),
         number(shard.channels.map(|channels| channels as u64)),
+        traffic(shard),
     ]
+}
+
+/// Says where the coordinator should be, and why.
+fn seat(shard: &ShardRow) -> String {
+    match (&shard.home, &shard.follows) {
+        (Some(home), _) => format!("{home} (pinned)"),
+        (None, Some(region)) => format!("{region} (traffic)"),
+        (None, None) => "-".to_owned(),
+    }
+}
+
+/// Says where traffic came from.
+fn traffic(shard: &ShardRow) -> String {
+    let regions = shard.traffic.iter();
+    let regions: Vec<String> = regions
+        .map(|(region, items)| format!("{region}:{items}"))
+        .collect();
+    if regions.is_empty() {
+        "-".to_owned()
+    } else {
+        regions.join(" ")
+    }
 }
 
 fn leader(leader: Option<&LeaderRow>) -> String {
@@ -249,7 +281,9 @@ fn ids(nodes: &[u64]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use headcount_node::admin::status::{ClusterRow, ControlRow, NodeRow, OwnerRow, RegionRow};
+    use headcount_node::admin::status::{
+        ClusterRow, ControlRow, NodeRow, OwnerRow, RegionRow, TrafficRow,
+    };
 
     use super::*;
 
@@ -281,6 +315,8 @@ mod tests {
                 leader: leads,
                 applied: Some(5),
                 committed: Some(7),
+                follows: Some("ap".to_owned()),
+                traffic: BTreeMap::from([("eu".to_owned(), 30)]),
                 owners: vec![OwnerRow {
                     region: "eu".to_owned(),
                     fence: 3,
@@ -289,6 +325,10 @@ mod tests {
                 ..ShardRow::default()
             }],
             plan_pending: 2,
+            traffic: Some(TrafficRow {
+                items: 40,
+                local_items: 30,
+            }),
             control: ControlRow {
                 has_majority: true,
                 ..ControlRow::default()
@@ -301,6 +341,9 @@ mod tests {
             "live (suspect)",
             "eu/1",
             "eu:-@3",
+            "ap (traffic)",
+            "eu:30",
+            "75 % of the traffic",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }

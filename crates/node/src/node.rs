@@ -38,6 +38,7 @@ use crate::control::hosting::Hosting;
 use crate::control::keeper::Keeper;
 use crate::control::membership::Reconciler;
 use crate::control::standing::Standing;
+use crate::control::traffic::TrafficMeter;
 use crate::control::{ControlError, ControlHandle, ControlMachine, Heard};
 use crate::following::{Feeds, Following};
 use crate::founding::{self, Membership};
@@ -731,7 +732,7 @@ impl Boot {
             control_client,
             heard,
         );
-        let keeper = Keeper::new(self.clock, self.config.lease);
+        let keeper = Keeper::new(self.clock, self.config.lease, self.config.traffic);
         let elsewhere = Elsewhere {
             node,
             region: self.config.node.region.clone(),
@@ -798,12 +799,16 @@ impl Boot {
                 node,
                 addresses: self.addresses.clone(),
                 process: founding::process_number(),
-                renew_every: self.config.lease.duration / 5,
+                renew_every: self.config.lease.renew_every(),
                 control: self.progress.control.clone(),
                 handle: handle.clone(),
                 keeper,
                 network: network.clone(),
                 incarnation: self.incarnation.clone(),
+                meter: TrafficMeter::new(
+                    self.config.node.region.clone(),
+                    self.progress.shards.clone(),
+                ),
                 renewed,
             }
             .run(),

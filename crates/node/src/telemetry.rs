@@ -9,7 +9,9 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use headcount_consensus::store::StoreStats;
+use headcount_model::control::Standing;
 use headcount_model::{EventKind, RegionName};
+use headcount_placement::MoveReason;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -56,6 +58,8 @@ metric! {
     Histogram coordinator_apply_lag_seconds: "Time from an entry's stamp to its application here";
     Counter coordinator_events_total: "Events that the log decided, by kind, once per replica";
     Gauge coordinator_leaders: "Shards led from the region, by region; sum it over all nodes";
+    Counter coordinator_items_total:
+        "Items of batches applied, at the shards' coordinators, by origin (local or remote region)";
     Counter coordinator_commands_dropped_total: "Commands dropped by a full queue, to be resent";
     Histogram feed_event_delay_seconds:
         "Time from an event's cause to its telling here, by kind and path (early or log)";
@@ -81,6 +85,10 @@ metric! {
     Gauge node_connections: "Open connections of gRPC and operators, by listener";
     Counter node_connections_rejected_total:
         "Connections turned away or cut off, by listener and reason";
+    Gauge placement_nodes:
+        "Members by standing (live, suspect or dead), at the control group's leader";
+    Counter placement_leader_moves_total:
+        "Shards and groups given another leader, by reason, at the control group's leader";
     Counter node_tasks_failed_total: "Tasks that ended unexpectedly, by task";
 }
 
@@ -257,6 +265,47 @@ pub fn event_applied(kind: EventKind) {
 pub fn leaders(region: &RegionName) -> Share {
     let gauge = metrics::gauge!(coordinator_leaders.0, "region" => region.as_str().to_owned());
     Share { gauge, value: 0 }
+}
+
+/// Counts items that a coordinator's log took, from its own region or another.
+pub fn items_coordinated(local: bool, items: u64) {
+    let origin = if local { "local" } else { "remote" };
+    metrics::counter!(coordinator_items_total.0, "origin" => origin).increment(items);
+}
+
+/// The members of a cluster by standing, as its control group's leader tells them.
+#[derive(Debug)]
+pub struct Lives([Share; 3]);
+
+impl Default for Lives {
+    fn default() -> Self {
+        Self(["live", "suspect", "dead"].map(|standing| {
+            let gauge = metrics::gauge!(placement_nodes.0, "standing" => standing);
+            Share { gauge, value: 0 }
+        }))
+    }
+}
+
+impl Lives {
+    /// Sets how many there are.
+    pub fn set(&mut self, standings: impl Iterator<Item = Standing>) {
+        let mut counts = [0; 3];
+        for standing in standings {
+            counts[match standing {
+                Standing::Live => 0,
+                Standing::Suspect => 1,
+                Standing::Dead => 2,
+            }] += 1;
+        }
+        for (share, count) in self.0.iter_mut().zip(counts) {
+            share.set(count);
+        }
+    }
+}
+
+/// Counts a group that is to have another leader.
+pub fn leader_moved(reason: MoveReason) {
+    metrics::counter!(placement_leader_moves_total.0, "reason" => reason.as_str()).increment(1);
 }
 
 /// Counts a command that a coordinator could not queue.

@@ -74,6 +74,9 @@ impl Control {
             } => self.move_owner(region, *shard, *fence, *node),
             ControlCommand::PreferLeader { group, replica } => self.prefer(*group, *replica),
             ControlCommand::SetHome { shard, home } => self.set_home(*shard, home.as_ref()),
+            ControlCommand::FollowTraffic { shard, region } => {
+                self.follow_traffic(*shard, region.as_ref())
+            }
             ControlCommand::SetPacing { occupancy_interval } => {
                 self.set_pacing(*occupancy_interval)
             }
@@ -134,6 +137,7 @@ impl Control {
                 confirmed: 0,
                 leader: None,
                 home: None,
+                follows: None,
             };
             self.parts.groups.insert(group, group_state);
         }
@@ -538,6 +542,20 @@ impl Control {
             return Ok(Outcome::Unchanged);
         }
         group.home = home.cloned();
+        Ok(Outcome::Changed)
+    }
+
+    fn follow_traffic(&mut self, shard: ShardId, region: Option<&RegionName>) -> ControlReply {
+        if let Some(region) = region.filter(|region| !self.parts.regions.contains_key(*region)) {
+            return Err(Refusal::UnknownRegion {
+                region: region.clone(),
+            });
+        }
+        let group = self.group_mut(GroupId::Shard(shard))?;
+        if group.follows.as_ref() == region {
+            return Ok(Outcome::Unchanged);
+        }
+        group.follows = region.cloned();
         Ok(Outcome::Changed)
     }
 

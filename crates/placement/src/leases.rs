@@ -31,6 +31,13 @@ impl LeaseConfig {
             patience: Duration::from_secs(60),
         }
     }
+
+    /// Returns how often a node renews its lease: often enough that one renewal may be lost before
+    /// it is suspect, and several before it is dead.
+    #[must_use]
+    pub fn renew_every(&self) -> Duration {
+        (self.duration / 5).min(self.suspect_after / 2)
+    }
 }
 
 impl Default for LeaseConfig {

@@ -9,7 +9,8 @@
 //! [`Control::apply`] is deterministic, hands out node ids, replica ids and fences from counters
 //! that never go back, and moves ownership the moment a lease ends or a process restarts (R4, R5).
 //! [`plan()`] says what should change next about replicas, voters, owners and leaders. [`Leases`] is
-//! the leader's own account of who was heard. The words are those of [`headcount_model::control`].
+//! the leader's own account of who was heard, [`Traffic`] that of where the traffic of each shard
+//! comes from. The words are those of [`headcount_model::control`].
 //!
 //! The state also remembers what else must hold on every node and outlive each: revoked tokens,
 //! whose targets it does not read ([`Control::revocations`]).
@@ -34,6 +35,8 @@
 //! 5. The control group's leader, once it has applied what earlier leaders committed, makes
 //!    [`Leases`], renews its own lease like everybody's, proposes what [`Leases::expire`] returns at
 //!    each [`Leases::next_deadline`], and drops them when it no longer leads.
+//!    It keeps [`Traffic`] for as long, tells it what the shards' leaders counted, and proposes what
+//!    [`Traffic::decide`] returns.
 //! 6. The same leader proposes what [`plan()`] returns, in order, one call at a time. It is a function
 //!    of its arguments: ask again when the state or the options have changed, or a proposal has
 //!    failed. [`Refusal::Superseded`] means that another leader was faster: plan again. A proposal
@@ -51,17 +54,19 @@ mod leases;
 mod plan;
 mod restore;
 mod state;
+mod traffic;
 
 pub use headcount_model::control::{
     Addresses, COMMANDS_VERSION, COPIES_MAX, ClusterFacts, ClusterId, ControlCommand, ControlParts,
-    ControlReply, DisagreeError, FOUNDING_NODE, FOUNDING_REPLICA, Fingerprint, Group, GroupId,
-    Handshake, Membership, NODES_MAX, NewNode, Node, NodeKey, NodeState, OCCUPANCY_INTERVAL_MAX,
-    OCCUPANCY_INTERVAL_MIN, Outcome, Protocols, REGIONS_MAX, REMOVED_MAX, REVOCATIONS_MAX,
-    REVOKED_AT_ONCE_MAX, REVOKED_BYTES_MAX, REVOKED_SPAN_MIN, REVOKING_VERSION, Refusal, Region,
-    Replica, Revocation, RevokedTokens, Settings, Standing, TEXT_BYTES_MAX, Tenure, TimingProfile,
-    WEIGHT_DEFAULT, WEIGHT_MAX,
+    ControlReply, DisagreeError, FOLLOWING_VERSION, FOUNDING_NODE, FOUNDING_REPLICA, Fingerprint,
+    Group, GroupId, Handshake, Membership, NODES_MAX, NewNode, Node, NodeKey, NodeState,
+    OCCUPANCY_INTERVAL_MAX, OCCUPANCY_INTERVAL_MIN, Outcome, Protocols, REGIONS_MAX, REMOVED_MAX,
+    REVOCATIONS_MAX, REVOKED_AT_ONCE_MAX, REVOKED_BYTES_MAX, REVOKED_SPAN_MIN, REVOKING_VERSION,
+    Refusal, Region, Replica, Revocation, RevokedTokens, Settings, Standing, TEXT_BYTES_MAX,
+    Tenure, TimingProfile, WEIGHT_DEFAULT, WEIGHT_MAX,
 };
 pub use leases::{LeaseConfig, Leases, RenewError};
 pub use plan::{PlanOptions, plan};
 pub use restore::PartsError;
 pub use state::{Concern, Control, Holdings, Hosted, Owner};
+pub use traffic::{MoveReason, Traffic, TrafficConfig};

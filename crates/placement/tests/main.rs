@@ -5,4 +5,5 @@ mod apply;
 mod growth;
 mod leases;
 mod random;
+mod traffic;
 mod world;

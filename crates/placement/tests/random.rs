@@ -21,6 +21,7 @@ enum Happening {
     SetCopies(u32),
     Weigh(usize, u32),
     Home(u32, usize),
+    Follow(u32, usize),
     Steps(usize),
 }
 
@@ -42,6 +43,7 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
         1 => (1..4_u32).prop_map(Happening::SetCopies),
         1 => (0..PLACES.len(), 0..300_u32).prop_map(|(at, weight)| Happening::Weigh(at, weight)),
         1 => (0..SHARDS, 0..PLACES.len()).prop_map(|(shard, at)| Happening::Home(shard, at)),
+        1 => (0..SHARDS, 0..PLACES.len()).prop_map(|(shard, at)| Happening::Follow(shard, at)),
         6 => (1..12_usize).prop_map(Happening::Steps),
     ];
     proptest::collection::vec(happening, 0..40)
@@ -100,6 +102,11 @@ fn happen(world: &mut World, happening: &Happening) {
             let shard = headcount_model::ShardId(*shard);
             let home = Some(place(*at));
             drop(world.propose(ControlCommand::SetHome { shard, home }));
+        }
+        Happening::Follow(shard, at) => {
+            let shard = headcount_model::ShardId(*shard);
+            let region = Some(place(*at));
+            drop(world.propose(ControlCommand::FollowTraffic { shard, region }));
         }
         Happening::Steps(steps) => {
             for _ in 0..*steps {

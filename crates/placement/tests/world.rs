@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use headcount_model::{Era, Fence, Incarnation, NodeId, RegionName, ReplicaId, ShardId};
 use headcount_placement::{
-    Addresses, ClusterFacts, ClusterId, Control, ControlCommand, ControlReply, FOUNDING_NODE,
-    Fingerprint, GroupId, NewNode, NodeKey, NodeState, Outcome, PlanOptions, Settings,
-    TimingProfile, plan,
+    Addresses, COMMANDS_VERSION, ClusterFacts, ClusterId, Control, ControlCommand, ControlReply,
+    FOUNDING_NODE, Fingerprint, GroupId, NewNode, NodeKey, NodeState, Outcome, PlanOptions,
+    Settings, TimingProfile, plan,
 };
 
 /// Rounds of planning within which a cluster must have come to rest.
@@ -136,7 +136,7 @@ impl World {
             incarnation,
             process,
             addresses: addresses(),
-            understands: 1,
+            understands: COMMANDS_VERSION,
         };
         assert_eq!(self.propose(command), Ok(Outcome::Started { incarnation }));
     }

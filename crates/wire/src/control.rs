@@ -139,6 +139,12 @@ fn put_command(command: &ControlCommand) -> Command {
             shard: shard.0,
             region: home.as_ref().map(ToString::to_string),
         }),
+        ControlCommand::FollowTraffic { shard, region } => {
+            Command::FollowTraffic(entry::FollowTraffic {
+                shard: shard.0,
+                region: region.as_ref().map(ToString::to_string),
+            })
+        }
         ControlCommand::SetPacing { occupancy_interval } => Command::SetPacing(entry::SetPacing {
             occupancy_interval_ms: put_millis(*occupancy_interval),
         }),
@@ -225,6 +231,10 @@ fn take_command(command: Command) -> Result<ControlCommand, WireError> {
         Command::SetHome(set) => ControlCommand::SetHome {
             shard: ShardId(set.shard),
             home: set.region.as_deref().map(take_region).transpose()?,
+        },
+        Command::FollowTraffic(follow) => ControlCommand::FollowTraffic {
+            shard: ShardId(follow.shard),
+            region: follow.region.as_deref().map(take_region).transpose()?,
         },
         Command::SetPacing(set) => ControlCommand::SetPacing {
             occupancy_interval: Duration::from_millis(set.occupancy_interval_ms),

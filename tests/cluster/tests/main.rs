@@ -15,6 +15,7 @@ mod limits;
 mod many_shards;
 mod owners;
 mod past;
+mod placement;
 mod presence;
 mod reads;
 mod restarts;

@@ -120,6 +120,14 @@ pub enum ControlCommand {
         /// Where, or wherever the weights say.
         home: Option<RegionName>,
     },
+    /// Says which region a shard's coordinator should be in because its traffic comes from there;
+    /// by the control group's leader, which measures it.
+    FollowTraffic {
+        /// Which shard.
+        shard: ShardId,
+        /// Where from, or wherever the weights say.
+        region: Option<RegionName>,
+    },
     /// Sets how often paced occupancy events are told.
     SetPacing {
         /// Least time between two such events of one channel.

@@ -115,6 +115,9 @@ pub struct Group {
     pub leader: Option<ReplicaId>,
     /// The region that its leader should be in while it has a live voter there.
     pub home: Option<RegionName>,
+    /// The region that most of a shard's traffic comes from, found to be so for long enough: its
+    /// leader should be there if it has no home.
+    pub follows: Option<RegionName>,
 }
 
 impl Group {
@@ -134,6 +137,12 @@ impl Group {
             .iter()
             .filter(|(_, replica)| replica.node == node);
         found.next().map(|(id, replica)| (*id, replica))
+    }
+
+    /// Returns the region that the group's leader should be in while it has a live voter there.
+    #[must_use]
+    pub fn seat(&self) -> Option<&RegionName> {
+        self.home.as_ref().or(self.follows.as_ref())
     }
 
     /// Returns whether the group's leader reported the present target as reached.

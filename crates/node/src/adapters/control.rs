@@ -12,7 +12,9 @@ use headcount_model::control::{
 };
 use headcount_model::{Era, Incarnation, NodeId};
 use headcount_placement::{Control, RenewError};
-use headcount_rpc::control::{ControlPort, JoinAsk, JoinReply, MemberAt, PortError, RenewReply};
+use headcount_rpc::control::{
+    ControlPort, JoinAsk, JoinReply, MemberAt, PortError, RenewReply, ShardsTraffic, Standings,
+};
 use tokio::sync::watch;
 
 use crate::control::keeper::Keeper;
@@ -101,15 +103,26 @@ impl ControlPort for NodeControl {
         .boxed()
     }
 
-    fn renew(&self, node: NodeId, incarnation: Incarnation) -> Result<RenewReply, PortError> {
+    fn renew(
+        &self,
+        node: NodeId,
+        incarnation: Incarnation,
+        traffic: ShardsTraffic,
+    ) -> Result<RenewReply, PortError> {
         let control = self.control.borrow().clone();
-        let renewed = self.keeper.renew(&control, node, incarnation);
+        let renewed = self.keeper.renew(&control, node, incarnation, &traffic);
         let elsewhere = || PortError::Unavailable("this node does not keep the leases".to_owned());
         match renewed.ok_or_else(elsewhere)? {
             Ok(lease) => Ok(RenewReply::Renewed { lease }),
             Err(RenewError::Ended { current, .. }) => Ok(RenewReply::Ended { current }),
             Err(error @ RenewError::NotAMember(_)) => Err(PortError::Refused(error.to_string())),
         }
+    }
+
+    fn standings(&self) -> Result<Standings, PortError> {
+        let control = self.control.borrow().clone();
+        let elsewhere = || PortError::Unavailable("this node does not keep the leases".to_owned());
+        self.keeper.standings(&control).ok_or_else(elsewhere)
     }
 
     fn read_index(&self, group: GroupId) -> BoxFuture<'_, Result<u64, PortError>> {

@@ -9,16 +9,20 @@ use headcount_consensus::{GroupId as RaftGroupId, Leadership};
 use headcount_model::control::{ControlCommand, GroupId};
 use headcount_model::{Fence, NodeId, RegionName, ShardId};
 use headcount_placement::Control;
+use headcount_rpc::control::Standings;
 use headcount_rpc::read::ShardStanding;
 use tokio::sync::watch;
 
 use crate::admin::status::{
     AddressesRow, ClusterRow, ControlRow, LeaderRow, NodeRow, OwnerRow, RegionRow, ShardRow,
-    standing_name, state_name,
+    TrafficRow, standing_name, state_name,
 };
 use crate::admin::{ClusterStatus, Health, Operator, OperatorCommand, OperatorError, Readiness};
 use crate::control::ControlError;
 use crate::node::{Booted, Progress};
+
+/// How long the control group's leader may take to say what only it knows.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long an operator waits for a cluster to be founded.
 const FOUND_TIMEOUT: Duration = Duration::from_secs(30);
@@ -76,17 +80,22 @@ impl NodeOperator {
             .into_iter()
             .map(|standing| (standing.shard, standing))
             .collect();
+        let standings = self.standings(&booted, &control).await;
         status.shards = control
             .shards()
-            .map(|shard| match described.get(&shard) {
-                Some(standing) => described_row(&control, shard, standing),
-                None => self.shard_row(&booted, &control, shard),
+            .map(|shard| {
+                let row = match described.get(&shard) {
+                    Some(standing) => described_row(&control, shard, standing),
+                    None => self.shard_row(&booted, &control, shard),
+                };
+                placed_row(&control, standings.as_ref(), row)
             })
             .collect();
+        status.traffic = standings.as_ref().map(|_| traffic_row(&status.shards));
         status.nodes = control
             .nodes()
             .keys()
-            .map(|id| node_row(&booted, &control, &status.shards, *id))
+            .map(|id| node_row(standings.as_ref(), &control, &status.shards, *id))
             .collect();
         status.regions = control
             .regions()
@@ -105,6 +114,11 @@ impl NodeOperator {
                     nodes: theirs.clone().count(),
                     leaders: status.shards.iter().filter(led).count(),
                     live: theirs.clone().any(headcount_placement::Node::is_live),
+                    followers: status
+                        .shards
+                        .iter()
+                        .filter(|shard| shard.follows.as_deref() == Some(name.as_str()))
+                        .count(),
                 }
             })
             .collect();
@@ -121,6 +135,23 @@ impl NodeOperator {
             heard_age_ms: heard_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         };
         status
+    }
+
+    /// Asks the control group's leader what only it knows.
+    async fn standings(&self, booted: &Booted, control: &Control) -> Option<Standings> {
+        if let Some(own) = booted.keeper.standings(control) {
+            return Some(own);
+        }
+        let leader = booted.handle.leader()?;
+        let asking = booted.handle.client().standings(leader);
+        match tokio::time::timeout(ASK_TIMEOUT, asking).await {
+            Ok(Ok(standings)) => Some(standings),
+            Ok(Err(error)) => {
+                tracing::debug!(target: "admin", %leader, %error, "the leader tells no standings");
+                None
+            }
+            Err(_) => None,
+        }
     }
 
     fn shard_row(&self, booted: &Booted, control: &Control, shard: ShardId) -> ShardRow {
@@ -156,6 +187,7 @@ impl NodeOperator {
             channels: hosted
                 .as_ref()
                 .map(|hosted| hosted.replica.read().channels()),
+            ..ShardRow::default()
         }
     }
 
@@ -280,7 +312,37 @@ fn described_row(control: &Control, shard: ShardId, standing: &ShardStanding) ->
         applied: None,
         committed: None,
         channels: usize::try_from(standing.channels).ok(),
+        ..ShardRow::default()
     }
+}
+
+/// Adds to a shard's row where its coordinator should be, and why.
+fn placed_row(control: &Control, standings: Option<&Standings>, row: ShardRow) -> ShardRow {
+    let shard = ShardId(row.shard);
+    let group = control.group(GroupId::Shard(shard));
+    let named = |region: Option<&RegionName>| region.map(ToString::to_string);
+    let traffic = standings.and_then(|standings| standings.traffic.get(&shard));
+    let traffic = traffic.into_iter().flatten();
+    ShardRow {
+        home: named(group.and_then(|group| group.home.as_ref())),
+        follows: named(group.and_then(|group| group.follows.as_ref())),
+        traffic: traffic
+            .map(|(region, items)| (region.to_string(), *items))
+            .collect(),
+        ..row
+    }
+}
+
+/// Sums up the traffic of all shards.
+fn traffic_row(shards: &[ShardRow]) -> TrafficRow {
+    let mut row = TrafficRow::default();
+    for shard in shards {
+        row.items += shard.traffic.values().sum::<u64>();
+        let leader = shard.leader.as_ref();
+        let local = leader.and_then(|leader| shard.traffic.get(&leader.region));
+        row.local_items += local.copied().unwrap_or(0);
+    }
+    row
 }
 
 fn term(leadership: &Leadership) -> u64 {
@@ -296,8 +358,13 @@ fn leader_row(control: &Control, leadership: &Leadership) -> Option<LeaderRow> {
     })
 }
 
-fn node_row(booted: &Booted, control: &Control, shards: &[ShardRow], id: NodeId) -> NodeRow {
-    let standing = booted.keeper.standing(control, id);
+fn node_row(
+    standings: Option<&Standings>,
+    control: &Control,
+    shards: &[ShardRow],
+    id: NodeId,
+) -> NodeRow {
+    let standing = standings.and_then(|standings| standings.nodes.get(&id).copied());
     let led = shards.iter().filter(|shard| {
         shard
             .leader

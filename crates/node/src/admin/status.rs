@@ -1,5 +1,7 @@
 //! What operators are told of a cluster, as JSON.
 
+use std::collections::BTreeMap;
+
 use headcount_model::control::{NodeState, Standing};
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +22,19 @@ pub struct ClusterStatus {
     pub control: ControlRow,
     /// Changes of the placement that are decided and not reached.
     pub plan_pending: usize,
+    /// Where coordinators are, measured by where traffic comes from; missing if the control group's
+    /// leader could not be asked.
+    #[serde(default)]
+    pub traffic: Option<TrafficRow>,
+}
+
+/// The traffic of all shards, over the time that placement looks at.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrafficRow {
+    /// Transitions and registers that coordinators took.
+    pub items: u64,
+    /// How many of them came from their coordinator's own region.
+    pub local_items: u64,
 }
 
 /// The cluster.
@@ -50,6 +65,9 @@ pub struct RegionRow {
     pub leaders: usize,
     /// Whether a node of it holds a lease.
     pub live: bool,
+    /// How many shards' coordinators are to be in it because their traffic comes from there.
+    #[serde(default)]
+    pub followers: usize,
 }
 
 /// A node.
@@ -64,7 +82,7 @@ pub struct NodeRow {
     /// What the log says of it: `joining`, `live`, `draining`, `dead` or `removed`.
     pub state: String,
     /// What the control group's leader says of its lease: `live`, `suspect` or `dead`; missing if
-    /// the leader was not asked.
+    /// the leader could not be asked.
     pub standing: Option<String>,
     /// Which life of it.
     pub incarnation: u64,
@@ -76,7 +94,8 @@ pub struct NodeRow {
     pub voters: usize,
     /// How many shards it leads, as far as is known.
     pub leaders: usize,
-    /// How long ago its lease was renewed, as the control group's leader knows; missing elsewhere.
+    /// How long ago its lease was renewed, as the control group's leader knows; missing if it could
+    /// not be asked.
     pub lease_age_ms: Option<u64>,
 }
 
@@ -113,6 +132,16 @@ pub struct ShardRow {
     pub leader: Option<LeaderRow>,
     /// The term in which that is so.
     pub term: u64,
+    /// The region that the coordinator should be in while it lives, because of a pin.
+    #[serde(default)]
+    pub home: Option<String>,
+    /// The region that the coordinator should be in because traffic comes from there.
+    #[serde(default)]
+    pub follows: Option<String>,
+    /// What came lately by region; empty without traffic, or if the control group's leader could
+    /// not be asked.
+    #[serde(default)]
+    pub traffic: BTreeMap<String, u64>,
     /// Who speaks for each region.
     pub owners: Vec<OwnerRow>,
     /// Nodes whose replicas vote.

@@ -50,6 +50,7 @@ impl<'a> Check<'a> {
                 ..Settings::default()
             },
             lease: lease(raw),
+            traffic: traffic(raw),
             gateway: gateway(raw),
             region: region(raw),
             gossip: gossip(raw),
@@ -322,6 +323,15 @@ fn lease(raw: &RawConfig) -> headcount_placement::LeaseConfig {
         duration: raw.placement.lease,
         suspect_after: raw.placement.suspect_after,
         patience: raw.placement.replace_after,
+    }
+}
+
+fn traffic(raw: &RawConfig) -> headcount_placement::TrafficConfig {
+    headcount_placement::TrafficConfig {
+        follow: raw.placement.follow_traffic,
+        factor: raw.placement.traffic_factor,
+        steady: raw.placement.traffic_steady,
+        share_max: raw.placement.traffic_share_max,
     }
 }
 

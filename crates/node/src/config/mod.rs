@@ -49,6 +49,8 @@ pub struct Config {
     pub settings: Settings,
     /// How long nodes are believed to live.
     pub lease: headcount_placement::LeaseConfig,
+    /// How coordinators follow traffic.
+    pub traffic: headcount_placement::TrafficConfig,
     /// What is attached to the node.
     pub gateway: headcount_gateway::Config,
     /// How the region's counts and activity are decided.

@@ -294,6 +294,22 @@ sections! {
         /// node dies counts for nothing until a fresh replica has caught up. Read by the node that
         /// founds the cluster.
         copies: u32 = 2, 1..=COPIES_MAX;
+        /// Whether a shard's coordinator moves to the region that most changes of the shard's
+        /// channels come from, where they wait least for it. False leaves it to the weights. Like
+        /// the next three, to be kept equal on all nodes, since any of them may have to decide.
+        follow_traffic: bool = true;
+        /// How many times the traffic of each other region a region must have to attract a
+        /// coordinator, or to take it from where it is. Too low: coordinators move for little. Too
+        /// high: they stay where they are not best.
+        traffic_factor: u32 = 2, 2..=100;
+        /// How far back traffic is looked at, and how long it must then go on saying the same
+        /// before a coordinator moves. Too low: coordinators run after each burst. Too high: they
+        /// come late.
+        traffic_steady: Duration = secs(60), secs(1)..=hours(1);
+        /// How many times its share by weight a region may coordinate because of traffic. 1 leaves
+        /// the weights as they are; more lets traffic outweigh them. A region of weight 0 attracts
+        /// nothing.
+        traffic_share_max: u32 = 3, 1..=1_000;
     }
 
     /// Raft: bounds of each group, and of what they share.

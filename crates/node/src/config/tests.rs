@@ -330,6 +330,10 @@ fn defaults_are_those_of_the_crates() {
     assert_eq!(config.gossip, headcount_gossip::Config::default());
     assert_eq!(config.feed, headcount_feed::Config::default());
     assert_eq!(config.lease, headcount_placement::LeaseConfig::default());
+    assert_eq!(
+        config.traffic,
+        headcount_placement::TrafficConfig::default()
+    );
     assert_eq!(config.limits, headcount_consensus::Limits::default());
     assert_eq!(
         config.store,

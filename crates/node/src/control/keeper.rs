@@ -1,4 +1,4 @@
-//! What the control group's leader does: keeps leases, declares nodes dead, plans.
+//! What the control group's leader does: keeps leases, declares nodes dead, measures traffic, plans.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -7,12 +7,15 @@ use futures::{StreamExt, stream};
 use headcount_consensus::{Epoch, Group, Role};
 use headcount_model::{Incarnation, NodeId};
 use headcount_placement::{
-    Control, ControlCommand, LeaseConfig, Leases, PlanOptions, RenewError, Standing, plan,
+    Control, ControlCommand, GroupId, LeaseConfig, Leases, NodeState, PlanOptions, RenewError,
+    Traffic, TrafficConfig, plan,
 };
+use headcount_rpc::control::{ShardsTraffic, Standings};
 use tokio::sync::watch;
 
 use super::ControlHandle;
 use crate::clock::Clock;
+use crate::telemetry;
 
 /// Longest time between two looks at the plan.
 const LOOK: Duration = Duration::from_secs(1);
@@ -26,52 +29,78 @@ const CATCH_UP: Duration = Duration::from_secs(2);
 /// How long to wait before what failed is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// The leases of all nodes, while this node leads the control group. A cheap handle.
+/// What only the control group's leader knows, while this node is it. A cheap handle.
 #[derive(Clone, Debug)]
 pub(crate) struct Keeper {
     clock: Clock,
-    config: LeaseConfig,
-    leases: Arc<Mutex<Option<Leases>>>,
+    leases: LeaseConfig,
+    traffic: TrafficConfig,
+    kept: Arc<Mutex<Option<Kept>>>,
+}
+
+/// The leases of all nodes, and the traffic of all shards.
+#[derive(Debug)]
+struct Kept {
+    leases: Leases,
+    traffic: Traffic,
 }
 
 impl Keeper {
-    pub(crate) fn new(clock: Clock, config: LeaseConfig) -> Self {
+    pub(crate) fn new(clock: Clock, leases: LeaseConfig, traffic: TrafficConfig) -> Self {
         Self {
             clock,
-            config,
-            leases: Arc::default(),
+            leases,
+            traffic,
+            kept: Arc::default(),
         }
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut Option<Leases>) -> T) -> T {
-        act(&mut self.leases.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with<T>(&self, act: impl FnOnce(&mut Option<Kept>) -> T) -> T {
+        act(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Renews a node's lease; `None` if this node does not lead.
+    /// Renews a node's lease and takes note of the traffic that it tells; `None` if this node does
+    /// not lead.
     pub(crate) fn renew(
         &self,
         control: &Control,
         node: NodeId,
         incarnation: Incarnation,
+        traffic: &ShardsTraffic,
     ) -> Option<Result<Duration, RenewError>> {
         let now = self.clock.monotonic();
-        self.with(|leases| {
-            leases
-                .as_mut()
-                .map(|leases| leases.renew(now, control, node, incarnation))
+        self.with(|kept| {
+            let kept = kept.as_mut()?;
+            let renewed = kept.leases.renew(now, control, node, incarnation);
+            if renewed.is_ok() {
+                let known = |shard| control.group(GroupId::Shard(shard)).is_some();
+                for (shard, items) in traffic.iter().filter(|(shard, _)| known(**shard)) {
+                    kept.traffic.note(now, *shard, items);
+                }
+            }
+            Some(renewed)
         })
     }
 
-    /// Returns what is to be said about a node's life and how long ago it was heard; `None` if this
-    /// node does not lead.
-    pub(crate) fn standing(&self, control: &Control, node: NodeId) -> Option<(Standing, Duration)> {
+    /// Returns what is to be said about every member's life, how long ago each was heard, and what
+    /// came lately in the shards; `None` if this node does not lead.
+    pub(crate) fn standings(&self, control: &Control) -> Option<Standings> {
         let now = self.clock.monotonic();
-        self.with(|leases| {
-            let leases = leases.as_ref()?;
-            Some((
-                leases.standing(now, control, node),
-                leases.age(now, control, node),
-            ))
+        self.with(|kept| {
+            let Kept { leases, traffic } = kept.as_ref()?;
+            let nodes = control.nodes().iter();
+            let nodes = nodes
+                .filter(|(_, node)| node.state != NodeState::Removed)
+                .map(|(id, _)| {
+                    let standing = leases.standing(now, control, *id);
+                    (*id, (standing, leases.age(now, control, *id)))
+                });
+            let shards = control.shards();
+            let traffic = shards.map(|shard| (shard, traffic.lately(shard)));
+            Some(Standings {
+                nodes: nodes.collect(),
+                traffic: traffic.filter(|(_, items)| !items.is_empty()).collect(),
+            })
         })
     }
 
@@ -83,6 +112,7 @@ impl Keeper {
         handle: ControlHandle,
     ) {
         let mut leadership = group.watch();
+        let mut lives = telemetry::Lives::default();
         // The leadership whose leases these are.
         let mut begun = None;
         loop {
@@ -91,7 +121,8 @@ impl Keeper {
                 now.epoch.filter(|_| now.role == Role::Leader)
             };
             if begun != epoch {
-                self.with(|leases| *leases = None);
+                self.with(|kept| *kept = None);
+                lives = telemetry::Lives::default();
                 begun = None;
             }
             let Some(epoch) = epoch else {
@@ -113,24 +144,29 @@ impl Keeper {
             }
             let now = self.clock.monotonic();
             let state = control.borrow_and_update().clone();
-            let (commands, deadline) = self.with(|leases| {
-                let leases = leases.get_or_insert_with(|| Leases::new(self.config, now, &state));
+            let (commands, deadline) = self.with(|kept| {
+                let Kept { leases, traffic } = kept.get_or_insert_with(|| Kept {
+                    leases: Leases::new(self.leases, now, &state),
+                    traffic: Traffic::new(self.traffic),
+                });
                 let mut commands = leases.expire(now, &state);
                 let given_up = leases.given_up(now);
-                commands.extend(plan(
-                    &state,
-                    &PlanOptions {
-                        given_up,
-                        ..PlanOptions::default()
-                    },
-                ));
+                let options = PlanOptions {
+                    given_up,
+                    ..PlanOptions::default()
+                };
+                commands.extend(plan(&state, &options));
+                commands.extend(traffic.decide(now, &state));
                 (commands, leases.next_deadline(&state))
             });
+            if let Some(standings) = self.standings(&state) {
+                lives.set(standings.nodes.values().map(|(standing, _)| *standing));
+            }
             // One after another they would each wait for a sync of a majority. They are still
             // proposed in their order, which is that of their first polls.
             let proposals = commands
                 .into_iter()
-                .map(|command| propose(&handle, epoch, command));
+                .map(|command| propose(&handle, epoch, &state, command));
             stream::iter(proposals)
                 .buffered(AT_A_TIME)
                 .collect::<()>()
@@ -155,12 +191,27 @@ async fn catch_up(group: &Group) -> bool {
 
 /// Proposes under the leadership on whose state it was decided, and under no other: a leader that
 /// was cut off has heard nobody, and must not have that believed once it is heard again.
-async fn propose(handle: &ControlHandle, epoch: Epoch, command: ControlCommand) {
-    if let ControlCommand::LeaseLost { node, incarnation } = &command {
-        tracing::warn!(target: "placement", %node, %incarnation, "a lease ran out");
+async fn propose(handle: &ControlHandle, epoch: Epoch, state: &Control, command: ControlCommand) {
+    match &command {
+        ControlCommand::LeaseLost { node, incarnation } => {
+            tracing::warn!(target: "placement", %node, %incarnation, "a lease ran out");
+        }
+        ControlCommand::FollowTraffic { shard, region } => {
+            let region = region.as_ref().map_or("nothing", |region| region.as_str());
+            tracing::info!(target: "placement", %shard, region, "a coordinator follows traffic");
+        }
+        _ => {}
     }
-    if let Err(error) = handle.propose_under(epoch, &command).await {
-        // It is planned again with the next look.
-        tracing::debug!(target: "placement", %error, "a command was not applied");
+    let reason = match &command {
+        ControlCommand::PreferLeader { group, replica } => state.move_reason(*group, *replica),
+        _ => None,
+    };
+    match (handle.propose_under(epoch, &command).await, reason) {
+        (Ok(Ok(_)), Some(reason)) => telemetry::leader_moved(reason),
+        (Ok(_), _) => {}
+        (Err(error), _) => {
+            // It is planned again with the next look.
+            tracing::debug!(target: "placement", %error, "a command was not applied");
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! from it. [`ControlHandle`] takes commands to its leader, wherever that is; [`keeper`] is what the
 //! leader does; [`membership`] makes raft groups be what the control group wants; [`hosting`] starts
 //! and stops the replicas of this node; [`concerns`] wakes the drivers of shards; [`standing`]
-//! registers this life of the node and keeps its lease.
+//! registers this life of the node and keeps its lease; [`traffic`] counts where batches come from.
 
 pub(crate) mod concerns;
 mod handle;
@@ -13,6 +13,7 @@ pub(crate) mod keeper;
 mod machine;
 pub(crate) mod membership;
 pub(crate) mod standing;
+pub(crate) mod traffic;
 
 pub(crate) use handle::{ControlError, ControlHandle, Heard};
 pub(crate) use machine::ControlMachine;

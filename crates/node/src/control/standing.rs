@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::keeper::Keeper;
+use super::traffic::TrafficMeter;
 use super::{ControlError, ControlHandle};
 
 /// How long to wait before something that failed is tried again.
@@ -32,13 +33,15 @@ pub(crate) struct Standing {
     pub(crate) network: Network,
     /// Told once registered, and again whenever a lease was lost and a new life registered.
     pub(crate) incarnation: watch::Sender<Incarnation>,
+    /// Tells where traffic comes from, with each renewal.
+    pub(crate) meter: TrafficMeter,
     /// When the lease was last renewed.
     pub(crate) renewed: watch::Sender<Option<Instant>>,
 }
 
 impl Standing {
     /// Runs for ever.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(mut self) {
         loop {
             let incarnation = self.register().await;
             tracing::info!(target: "placement", node = %self.node, %incarnation, "registered");
@@ -87,7 +90,7 @@ impl Standing {
     }
 
     /// Renews the lease until it is said to have ended.
-    async fn keep(&self, incarnation: Incarnation) {
+    async fn keep(&mut self, incarnation: Incarnation) {
         loop {
             let asked = Instant::now();
             match self.renew(incarnation).await {
@@ -102,17 +105,22 @@ impl Standing {
         }
     }
 
-    async fn renew(&self, incarnation: Incarnation) -> Option<RenewReply> {
+    async fn renew(&mut self, incarnation: Incarnation) -> Option<RenewReply> {
         let leader = self.handle.leader()?;
+        let traffic = self.meter.take();
         if leader == self.node {
             let control = self.control.borrow().clone();
-            return match self.keeper.renew(&control, self.node, incarnation)? {
+            return match self
+                .keeper
+                .renew(&control, self.node, incarnation, &traffic)?
+            {
                 Ok(lease) => Some(RenewReply::Renewed { lease }),
                 Err(RenewError::Ended { current, .. }) => Some(RenewReply::Ended { current }),
                 Err(RenewError::NotAMember(_)) => None,
             };
         }
-        let renewing = self.handle.client().renew(leader, self.node, incarnation);
+        let client = self.handle.client();
+        let renewing = client.renew(leader, self.node, incarnation, &traffic);
         tokio::time::timeout(self.renew_every * 2, renewing)
             .await
             .ok()?

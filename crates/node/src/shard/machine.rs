@@ -54,6 +54,7 @@ impl ConsensusMachine for Machine {
         });
         let id = self.replica.id.0;
         tracing::trace!(target: "coordinator", shard = id, index = at.index, ?entry, "applying");
+        self.replica.count(&entry);
         let mut shard = self.replica.write();
         let applied = shard.apply(at.index, entry);
         let (logged, outcomes) = (applied.logged, applied.outcomes);

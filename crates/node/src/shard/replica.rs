@@ -1,12 +1,14 @@
 //! The state of a shard's replica, as readers, the driver and consensus share it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use headcount_coordinator::Shard;
 use headcount_feed::{ShardFeed, Start};
-use headcount_model::{ChannelKey, Fence, Logged, Occupancy, Position, RegionName, ShardId};
+use headcount_model::{
+    ChannelKey, Command, Entry, Fence, Logged, Occupancy, Position, RegionName, ShardId,
+};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -40,6 +42,8 @@ pub(crate) struct Replica {
     pub(crate) placed: Notify,
     /// When the last entry was applied; with the shard's stamp it bounds the next one (R15).
     last_apply: Mutex<Instant>,
+    /// Items of batches that were applied since this replica was started, by region.
+    traffic: Mutex<BTreeMap<RegionName, u64>>,
     pub(crate) feed: Mutex<ShardFeed>,
     /// Who waits for news of the feed.
     wakers: Wakers,
@@ -55,6 +59,7 @@ impl Replica {
             bell: Notify::new(),
             placed: Notify::new(),
             last_apply: Mutex::new(Instant::now()),
+            traffic: Mutex::default(),
             feed: Mutex::new(feed),
             wakers,
         }
@@ -79,6 +84,35 @@ impl Replica {
     /// Tells everybody who waits that the feed has news.
     pub(super) fn wake(&self) {
         self.wakers.wake(self.id);
+    }
+
+    /// Counts where an entry comes from. Nothing that is replicated depends on it.
+    pub(super) fn count(&self, entry: &Entry) {
+        let batches = entry.commands.iter().filter_map(|command| match command {
+            Command::Batch(batch) => Some(batch),
+            Command::Claim(_)
+            | Command::ExpireRegion(_)
+            | Command::Settled(_)
+            | Command::Configure(_)
+            | Command::Tick => None,
+        });
+        for batch in batches {
+            let items = (batch.transitions.len() + batch.registers.len()) as u64;
+            let mut traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(sum) = traffic.get_mut(&batch.owner.region) {
+                *sum += items;
+            } else {
+                traffic.insert(batch.owner.region.clone(), items);
+            }
+        }
+    }
+
+    /// Returns the items of batches that were applied since this replica was started, by region.
+    pub(crate) fn traffic(&self) -> BTreeMap<RegionName, u64> {
+        self.traffic
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Returns how long ago an entry was last applied.

@@ -16,7 +16,7 @@ struct Led {
 }
 
 impl Planner<'_> {
-    /// Plans who should lead: a live voter that stays, in the home region if there is one, on the
+    /// Plans who should lead: a live voter that stays, in the group's seat if it has one, on the
     /// node that is then furthest below its share.
     ///
     /// A node that leads `n` groups is burdened by `n` times its [`Planner::price`], and a group
@@ -120,7 +120,7 @@ impl Planner<'_> {
         (nodes * 1_000_000).checked_div(weight).unwrap_or(1 << 50)
     }
 
-    /// Returns the voters that may lead: live ones that stay, only those at home if there are any.
+    /// Returns the voters that may lead: live ones that stay, only those in its seat if there are any.
     fn heirs(&self, id: GroupId, group: &Group) -> Vec<(ReplicaId, NodeId)> {
         let voting = self.elected.get(&id).unwrap_or(&group.voters);
         let voters = group.members().filter(|(replica, state)| {
@@ -129,7 +129,7 @@ impl Planner<'_> {
         let voters: Vec<_> = voters
             .map(|(replica, state)| (replica, state.node))
             .collect();
-        let home = |node: NodeId| self.region(node) == group.home.as_ref();
+        let home = |node: NodeId| self.region(node) == group.seat();
         let at_home: Vec<_> = voters
             .iter()
             .copied()

@@ -81,7 +81,7 @@ impl Planner<'_> {
                 let picks = quotas.get(**region).copied().unwrap_or(0);
                 (
                     picks,
-                    group.home.as_ref() != Some(**region),
+                    group.seat() != Some(**region),
                     count(region, true) <= picks,
                     count(region, false) <= picks,
                     region_lot(id, region),
@@ -138,7 +138,7 @@ impl Planner<'_> {
                         *class,
                         regions.get(region).copied().unwrap_or(0),
                         zones.get(&(region, zone)).copied().unwrap_or(0),
-                        group.home.as_ref() != Some(region),
+                        group.seat() != Some(region),
                         self.health(*node) != Health::Usable,
                         !current.contains(replica),
                         self.votes.get(node).copied().unwrap_or(0),

@@ -14,7 +14,8 @@ use headcount_wire::{decode_control_reply, encode_control_command};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use super::ports::{JoinReply, MemberAt, RenewReply};
+use super::ports::{JoinReply, MemberAt, RenewReply, ShardsTraffic, Standings};
+use super::words::{put_traffic, take_standings};
 use crate::peers::Network;
 
 /// How long a call may take in all.
@@ -96,7 +97,8 @@ impl ControlClient {
         decode_control_reply(&reply).map_err(|error| odd(&error.to_string()))
     }
 
-    /// Renews a lease with the node, which must lead the control group.
+    /// Renews a lease with the node, which must lead the control group, and tells it the traffic of
+    /// the shards that are coordinated here.
     ///
     /// # Errors
     /// [`CallError`] if it does not, or cannot be reached.
@@ -105,11 +107,13 @@ impl ControlClient {
         to: NodeId,
         node: NodeId,
         incarnation: Incarnation,
+        traffic: &ShardsTraffic,
     ) -> Result<RenewReply, CallError> {
         let (mut client, delay) = self.to(to)?;
         let request = proto::RenewRequest {
             node: node.0,
             incarnation: incarnation.0,
+            traffic: put_traffic(traffic),
         };
         let request = self.network.signed(request);
         let calling = client.renew(request);
@@ -123,6 +127,18 @@ impl ControlClient {
                 current: Incarnation(reply.current),
             }
         })
+    }
+
+    /// Asks a node, which must lead the control group, what it knows of lives and of traffic.
+    ///
+    /// # Errors
+    /// [`CallError`] if it does not lead, or cannot be reached.
+    pub async fn standings(&self, to: NodeId) -> Result<Standings, CallError> {
+        let (mut client, delay) = self.to(to)?;
+        let request = self.network.signed(proto::StandingsRequest {});
+        let calling = client.standings(request);
+        let told = call(delay, calling).await?;
+        take_standings(told).map_err(|field| odd(&field))
     }
 
     /// Asks a node, which must lead the raft group, for its read index.

@@ -6,7 +6,10 @@
 mod client;
 mod ports;
 mod server;
+mod words;
 
 pub use client::{CallError, ControlClient, join};
-pub use ports::{ControlPort, JoinAsk, JoinReply, MemberAt, PortError, RenewReply};
+pub use ports::{
+    ControlPort, JoinAsk, JoinReply, MemberAt, PortError, RenewReply, ShardsTraffic, Standings,
+};
 pub use server::{ControlService, service};

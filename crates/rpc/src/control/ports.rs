@@ -1,12 +1,13 @@
 //! What the control service needs of its node, and the words of its calls.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use headcount_model::control::{
-    ClusterId, ControlCommand, ControlReply, GroupId, Handshake, NewNode,
+    ClusterId, ControlCommand, ControlReply, GroupId, Handshake, NewNode, Standing,
 };
-use headcount_model::{Incarnation, NodeId, RegionName, ReplicaId};
+use headcount_model::{Incarnation, NodeId, RegionName, ReplicaId, ShardId};
 
 /// A node that wants to become a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +59,18 @@ pub enum RenewReply {
     },
 }
 
+/// Traffic of shards: items that were applied in each, by the region of their batch.
+pub type ShardsTraffic = BTreeMap<ShardId, BTreeMap<RegionName, u64>>;
+
+/// What the control group's leader knows and no log says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standings {
+    /// What is to be said about each member's life, and how long ago it was heard.
+    pub nodes: BTreeMap<NodeId, (Standing, Duration)>,
+    /// What came lately.
+    pub traffic: ShardsTraffic,
+}
+
 /// Why a call has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PortError {
@@ -77,8 +90,23 @@ pub trait ControlPort: Send + Sync + 'static {
     /// Proposes a command as the control group's leader.
     fn propose(&self, command: ControlCommand) -> BoxFuture<'_, Result<ControlReply, PortError>>;
 
-    /// Renews a lease as the control group's leader.
-    fn renew(&self, node: NodeId, incarnation: Incarnation) -> Result<RenewReply, PortError>;
+    /// Renews a lease as the control group's leader, and takes note of the traffic of the shards
+    /// that the node coordinates.
+    ///
+    /// # Errors
+    /// [`PortError`] if it does not lead, or the node is no member.
+    fn renew(
+        &self,
+        node: NodeId,
+        incarnation: Incarnation,
+        traffic: ShardsTraffic,
+    ) -> Result<RenewReply, PortError>;
+
+    /// Returns what it knows as the control group's leader.
+    ///
+    /// # Errors
+    /// [`PortError::Unavailable`] if it does not lead.
+    fn standings(&self) -> Result<Standings, PortError>;
 
     /// Returns the read index of a raft group as its leader.
     fn read_index(&self, group: GroupId) -> BoxFuture<'_, Result<u64, PortError>>;

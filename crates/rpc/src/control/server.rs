@@ -13,6 +13,7 @@ use headcount_wire::{decode_control_command, encode_control_reply};
 use tonic::{Request, Response, Status};
 
 use super::ports::{ControlPort, JoinAsk, PortError, RenewReply};
+use super::words::{put_standings, take_traffic};
 use crate::peers::Network;
 
 /// Makes the control service. All calls but joins are for members of the network's cluster only.
@@ -123,10 +124,15 @@ impl Control for ControlService {
         request: Request<proto::RenewRequest>,
     ) -> Result<Response<proto::RenewResponse>, Status> {
         self.network.admit(request.metadata())?;
-        let proto::RenewRequest { node, incarnation } = request.into_inner();
+        let proto::RenewRequest {
+            node,
+            incarnation,
+            traffic,
+        } = request.into_inner();
+        let traffic = take_traffic(traffic).map_err(Status::invalid_argument)?;
         let renewed = self
             .port
-            .renew(NodeId(node), Incarnation(incarnation))
+            .renew(NodeId(node), Incarnation(incarnation), traffic)
             .map_err(status)?;
         Ok(Response::new(match renewed {
             RenewReply::Renewed { lease } => proto::RenewResponse {
@@ -140,6 +146,15 @@ impl Control for ControlService {
                 current: current.0,
             },
         }))
+    }
+
+    async fn standings(
+        &self,
+        request: Request<proto::StandingsRequest>,
+    ) -> Result<Response<proto::StandingsResponse>, Status> {
+        self.network.admit(request.metadata())?;
+        let standings = self.port.standings().map_err(status)?;
+        Ok(Response::new(put_standings(&standings)))
     }
 
     async fn read_index(

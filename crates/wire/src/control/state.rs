@@ -241,6 +241,7 @@ fn put_group(id: GroupId, group: &Group) -> proto::ControlGroup {
         confirmed: group.confirmed,
         leader: group.leader.map(|leader| leader.0),
         home: group.home.as_ref().map(ToString::to_string),
+        follows: group.follows.as_ref().map(ToString::to_string),
     }
 }
 
@@ -262,6 +263,7 @@ fn take_group_state(group: proto::ControlGroup) -> Result<(GroupId, Group), Wire
         confirmed: group.confirmed,
         leader: group.leader.map(ReplicaId),
         home: group.home.as_deref().map(take_region).transpose()?,
+        follows: group.follows.as_deref().map(take_region).transpose()?,
     };
     Ok((take_group(group.number)?, taken))
 }

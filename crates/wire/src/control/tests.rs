@@ -142,6 +142,8 @@ fn commands() -> impl Strategy<Value = ControlCommand> {
         .prop_map(|(group, replica)| ControlCommand::PreferLeader { group, replica });
     let home = (shard_id(), option::of(region()))
         .prop_map(|(shard, home)| ControlCommand::SetHome { shard, home });
+    let follow = (shard_id(), option::of(region()))
+        .prop_map(|(shard, region)| ControlCommand::FollowTraffic { shard, region });
     let pacing = any::<u32>().prop_map(|millis| ControlCommand::SetPacing {
         occupancy_interval: Duration::from_millis(millis.into()),
     });
@@ -175,6 +177,7 @@ fn commands() -> impl Strategy<Value = ControlCommand> {
         owner,
         prefer,
         home,
+        follow,
         pacing,
         btree_map(region(), any::<u32>(), 0..4).prop_map(ControlCommand::SetWeights),
         any::<u32>().prop_map(ControlCommand::SetCopies),
@@ -303,13 +306,18 @@ fn groups() -> impl Strategy<Value = Group> {
                 leaving,
             }
         });
-    let ids = (replica_id(), option::of(replica_id()), option::of(region()));
+    let seats = (option::of(region()), option::of(region()));
+    let ids = (replica_id(), option::of(replica_id()), seats);
     let members = (
         btree_map(replica_id(), replica, 0..5),
         btree_set(replica_id(), 0..4),
     );
     (ids, members, any::<(u64, u64, u64)>()).prop_map(
-        |((founder, leader, home), (replicas, voters), (version, voters_version, confirmed))| {
+        |(
+            (founder, leader, (home, follows)),
+            (replicas, voters),
+            (version, voters_version, confirmed),
+        )| {
             Group {
                 founder,
                 replicas,
@@ -319,6 +327,7 @@ fn groups() -> impl Strategy<Value = Group> {
                 confirmed,
                 leader,
                 home,
+                follows,
             }
         },
     )
@@ -443,6 +452,7 @@ fn the_largest_chunk_is_below_a_megabyte() {
         confirmed: u64::MAX,
         leader: Some(ReplicaId(u64::MAX)),
         home: Some(long.clone()),
+        follows: Some(long.clone()),
     };
     let tenure = Tenure {
         fence: Fence(u64::MAX),
