@@ -553,7 +553,15 @@ fn describe() {
 mod tests {
     use super::*;
 
-    const STAGES: [&str; 6] = ["gateway", "region", "gossip", "coordinator", "feed", "node"];
+    const STAGES: [&str; 7] = [
+        "gateway",
+        "region",
+        "gossip",
+        "coordinator",
+        "feed",
+        "placement",
+        "node",
+    ];
 
     fn rendered(record: impl FnOnce()) -> String {
         let recorder = builder().unwrap().build_recorder();
