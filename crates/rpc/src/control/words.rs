@@ -109,7 +109,7 @@ mod tests {
                 items: 1,
             }],
         };
-        let refused = take_traffic(vec![bad.clone()]).unwrap_err();
+        let refused = take_traffic(vec![bad]).unwrap_err();
         assert!(refused.starts_with("traffic.regions.region: "), "{refused}");
         let many = vec![proto::ShardTraffic::default(); SHARDS_MAX as usize + 1];
         assert!(take_traffic(many).is_err());
