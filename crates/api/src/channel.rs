@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use headcount_access::{AccessError, ClientIdRule, Credential, Operation};
-use headcount_model::{AppId, ChannelStatus, Occupancy, shard_of};
+use headcount_model::{AppId, ChannelStatus, Occupancy};
 use headcount_realtime::{Format as FrameFormat, Message, PresenceMessage};
 use http::{HeaderMap, StatusCode, Uri};
 use serde::Serialize;
@@ -61,7 +61,7 @@ impl Asked {
         let channel = Channel::parse(self.app.clone(), &self.name)?;
         self.credential.may(operation, &self.name)?;
         if let Channel::Normal(channel) = &channel {
-            let shard = shard_of(channel, self.shared.realtime.shards);
+            let shard = self.shared.realtime.shards.of(channel);
             tracing::Span::current()
                 .record("channel", channel.name.as_str())
                 .record("shard", shard.0);

@@ -522,7 +522,7 @@ impl Node {
         let identity = NodeIdentity {
             node: source().node,
             incarnation: Incarnation(1),
-            shards: 4,
+            shards: 4.into(),
         };
         let realtime = Realtime::new(realtime, ports.clone(), identity);
         let served =

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use headcount_model::COUNT_MAX;
+use headcount_model::{COUNT_MAX, ShardMap};
 
 /// Settings of a gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Shards of the cluster, fixed when it was born; 1 to
     /// [`SHARDS_MAX`](headcount_model::SHARDS_MAX).
-    pub shards: u32,
+    pub shards: ShardMap,
     /// How long changes are gathered before they are sent to the regional owners. Default 5 ms.
     /// Too low: an update per attach. Too high: everybody learns later by as much.
     pub flush_interval: Duration,
@@ -49,7 +49,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            shards: 64,
+            shards: 64.into(),
             flush_interval: Duration::from_millis(5),
             grace: Duration::from_secs(10),
             takeover: Duration::from_secs(60),

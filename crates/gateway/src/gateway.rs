@@ -65,7 +65,7 @@ impl Gateway {
     #[must_use]
     pub fn new(config: Config, node: NodeId, incarnation: Incarnation, start: Monotonic) -> Self {
         assert!(
-            (1..=SHARDS_MAX).contains(&config.shards),
+            (1..=SHARDS_MAX).contains(&config.shards.count()),
             "a cluster has 1 to {SHARDS_MAX} shards"
         );
         let recovery = (start.after(config.recovery), Deadline::Recovery);
@@ -408,7 +408,10 @@ impl Gateway {
 
     /// Returns the shard's number; the driver's shards are those of the configuration.
     fn number(&self, shard: ShardId) -> u16 {
-        assert!(shard.0 < self.config.shards, "shard {shard} does not exist");
+        assert!(
+            shard.0 < self.config.shards.count(),
+            "shard {shard} does not exist"
+        );
         u16::try_from(shard.0).expect("a cluster has at most 1,024 shards")
     }
 }

@@ -240,7 +240,7 @@ fn app() -> AppId {
 impl World {
     fn new() -> Self {
         let config = Config {
-            shards: SHARDS,
+            shards: SHARDS.into(),
             update_items_max: 3,
             window_updates: 2,
             ..Config::default()

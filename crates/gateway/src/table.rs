@@ -8,7 +8,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use headcount_model::{
     AppId, COUNT_MAX, Category, ChannelKey, ConnectionId, GatewayItem, MemberId, Modes, NameError,
-    Occupancy, RefusalReason, ReportChange, SourceId, channel_hash,
+    Occupancy, RefusalReason, ReportChange, ShardMap, SourceId,
 };
 use smallvec::SmallVec;
 
@@ -59,6 +59,7 @@ struct Source {
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) shards: Vec<Shard>,
+    map: ShardMap,
     /// Shards that have something to tell and were not looked at since, each once.
     pub(crate) dirty: Vec<u16>,
     sources: Slab<Source>,
@@ -72,7 +73,8 @@ pub(crate) struct Table {
 impl Table {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
-            shards: (0..config.shards.max(1)).map(|_| Shard::new()).collect(),
+            shards: (0..config.shards.count()).map(|_| Shard::new()).collect(),
+            map: config.shards.clone(),
             dirty: Vec::new(),
             sources: Slab::new(),
             names: FixedState::with_seed(config.hash_seed),
@@ -579,10 +581,9 @@ impl Table {
         entry.expect("connections are indexed").remove();
     }
 
-    /// Returns the channel's shard: [`headcount_model::shard_of`], in two bytes.
+    /// Returns the channel's shard, in two bytes.
     fn shard_of(&self, channel: &ChannelKey) -> u16 {
-        let shard = channel_hash(channel) % self.shards.len() as u64;
-        u16::try_from(shard).expect("a cluster has at most 1,024 shards")
+        u16::try_from(self.map.of(channel).0).expect("a cluster has at most 1,024 shards")
     }
 
     /// Begins to tell the whole set of a shard: queues every register that counts something and

@@ -36,7 +36,7 @@ impl World {
 
     fn one_shard() -> Self {
         Self::new(Config {
-            shards: 1,
+            shards: 1.into(),
             ..Config::default()
         })
     }
@@ -718,7 +718,7 @@ fn unacknowledged_updates_lead_to_a_new_stream() {
 #[test]
 fn updates_and_the_window_are_bounded() {
     let mut world = World::new(Config {
-        shards: 1,
+        shards: 1.into(),
         update_items_max: 10,
         window_updates: 2,
         ..Config::default()

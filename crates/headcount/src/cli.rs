@@ -171,6 +171,11 @@ pub(crate) struct Join {
     #[arg(required = true, value_name = "HOST:PORT")]
     pub(crate) peers: Vec<String>,
 
+    /// Take the place of this dead node, by its id: its membership ends, and what it held is copied
+    /// from the others. For a machine or a disk that was lost; as `node.replaces`.
+    #[arg(long, value_name = "NODE")]
+    pub(crate) replace: Option<u64>,
+
     #[command(flatten)]
     pub(crate) settings: Settings,
 }
@@ -222,20 +227,30 @@ pub(crate) enum Cluster {
         #[arg(long)]
         shards: bool,
     },
-    /// Move everything off a node; it goes on serving until it is empty.
+    /// Move everything off nodes; they go on serving until they are empty.
     Drain {
-        /// The node's id.
-        node: u64,
+        #[command(flatten)]
+        nodes: Nodes,
+        #[command(flatten)]
+        waiting: Waiting,
     },
     /// Take a drain back.
     Undrain {
-        /// The node's id.
-        node: u64,
+        #[command(flatten)]
+        nodes: Nodes,
     },
-    /// End a membership for ever; the node must be dead, or drained and empty.
+    /// End memberships for ever; the nodes must be dead, or drained and empty.
     Remove {
-        /// The node's id.
-        node: u64,
+        #[command(flatten)]
+        nodes: Nodes,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Say in which region the coordinators of pinned channels shall be.
+    Home {
+        /// Such as `eu:=eu-west-1`, for a prefix that the cluster was founded with.
+        #[arg(required = true, value_name = "PREFIX=REGION", value_parser = home)]
+        homes: Vec<(String, String)>,
     },
     /// Set regions' shares of coordinators.
     Weights {
@@ -252,6 +267,45 @@ pub(crate) enum Cluster {
         #[arg(long, value_name = "N")]
         copies: Option<u32>,
     },
+}
+
+/// Which nodes.
+#[derive(Args, Clone, Debug)]
+#[group(required = true, multiple = true)]
+pub(crate) struct Nodes {
+    /// Ids of nodes.
+    #[arg(value_name = "NODE")]
+    pub(crate) nodes: Vec<u64>,
+
+    /// All nodes of this region.
+    #[arg(long, value_name = "REGION")]
+    pub(crate) region: Option<String>,
+}
+
+/// Whether to wait for what was begun.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Waiting {
+    /// Show how far it is until it is done.
+    #[arg(long)]
+    pub(crate) wait: bool,
+
+    /// Fail if it is not done by then; what was begun goes on.
+    #[arg(
+        long,
+        requires = "wait",
+        value_name = "DURATION",
+        default_value = "1h",
+        value_parser = humantime::parse_duration
+    )]
+    pub(crate) timeout: Duration,
+}
+
+fn home(text: &str) -> Result<(String, String), String> {
+    let parsed = text
+        .rsplit_once('=')
+        .filter(|(prefix, region)| !prefix.is_empty() && !region.is_empty());
+    let parsed = parsed.map(|(prefix, region)| (prefix.to_owned(), region.to_owned()));
+    parsed.ok_or_else(|| "expected PREFIX=REGION such as eu:=eu-west-1".to_owned())
 }
 
 fn weight(text: &str) -> Result<(String, u32), String> {

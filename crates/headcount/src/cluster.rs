@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use anyhow::Context;
 use headcount_node::admin::ClusterStatus;
-use headcount_node::admin::status::{LeaderRow, ShardRow};
+use headcount_node::admin::status::{LeaderRow, PinRow, ShardRow};
 use reqwest::Method;
+use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::admin::Operator;
-use crate::cli::{Cluster, Operate};
+use crate::cli::{Cluster, Nodes, Operate, Waiting};
 use crate::failure::Failure;
 use crate::output::{Output, table};
 
@@ -37,24 +40,27 @@ pub(crate) async fn run(
                 Some(lost) => Err(Failure::Failed(anyhow::anyhow!("{lost}"))),
             };
         }
-        Cluster::Drain { node } => (
-            Method::POST,
-            format!("v1/nodes/{node}/drain"),
-            None,
-            "the node is being emptied",
-        ),
-        Cluster::Undrain { node } => (
-            Method::POST,
-            format!("v1/nodes/{node}/undrain"),
-            None,
-            "the node takes part again",
-        ),
-        Cluster::Remove { node } => (
-            Method::POST,
-            format!("v1/nodes/{node}/remove"),
-            None,
-            "the node is no member any more",
-        ),
+        Cluster::Drain { nodes, waiting } => {
+            let nodes = each(&operator, &nodes, "drain", output).await?;
+            return wait(&operator, &nodes, &waiting, Goal::Empty, output).await;
+        }
+        Cluster::Undrain { nodes } => {
+            each(&operator, &nodes, "undrain", output).await?;
+            return Ok(());
+        }
+        Cluster::Remove { nodes, waiting } => {
+            let nodes = each(&operator, &nodes, "remove", output).await?;
+            return wait(&operator, &nodes, &waiting, Goal::Settled, output).await;
+        }
+        Cluster::Home { homes } => {
+            let homes: BTreeMap<String, String> = homes.into_iter().collect();
+            (
+                Method::PUT,
+                "v1/homes".to_owned(),
+                Some(json!(homes)),
+                "the homes are set",
+            )
+        }
         Cluster::Weights { weights } => {
             let weights: BTreeMap<String, u32> = weights.into_iter().collect();
             (
@@ -84,6 +90,141 @@ pub(crate) async fn run(
     };
     let done = operator.ask(method, &path, body).await?;
     output.show(&done, |_| format!("{told}\n"))
+}
+
+/// Has the same done with each of some nodes; returns which those are.
+async fn each(
+    operator: &Operator,
+    nodes: &Nodes,
+    operation: &str,
+    output: Output,
+) -> Result<Vec<u64>, Failure> {
+    let mut ids = nodes.nodes.clone();
+    if let Some(region) = &nodes.region {
+        let status = operator.status().await?;
+        let members = status.nodes.iter().filter(|node| node.state != "removed");
+        let theirs = members.filter(|node| node.region == *region);
+        ids.extend(theirs.map(|node| node.id));
+        if ids.len() == nodes.nodes.len() {
+            let known: Vec<_> = status.regions.iter().map(|region| &region.name).collect();
+            return Err(Failure::usage(format!(
+                "--region: {region:?} has no nodes; the regions are {known:?}"
+            )));
+        }
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    let told = match operation {
+        "drain" => "is being emptied",
+        "undrain" => "takes part again",
+        _ => "is no member any more",
+    };
+    for node in &ids {
+        let path = format!("v1/nodes/{node}/{operation}");
+        let done = operator.ask(Method::POST, &path, None).await;
+        done.with_context(|| format!("node {node}"))?;
+        let done = json!({ "done": true, "node": node, "operation": operation });
+        output.show(&done, |_| format!("node {node} {told}\n"))?;
+    }
+    Ok(ids)
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Goal {
+    /// That nothing binds the nodes any more.
+    Empty,
+    /// That everything is where it belongs without them.
+    Settled,
+}
+
+/// How far something is, for programs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Progress {
+    /// What is left: replicas and votes of the nodes, or changes of the placement.
+    left: usize,
+    /// The most that was ever left.
+    total: usize,
+    percent: usize,
+    /// What each node still holds.
+    nodes: BTreeMap<u64, usize>,
+}
+
+impl Progress {
+    fn of(status: &ClusterStatus, nodes: &[u64], goal: Goal, total: usize) -> Self {
+        let rows = status.nodes.iter().filter(|row| nodes.contains(&row.id));
+        let held: BTreeMap<u64, usize> = rows.map(|row| (row.id, row.held)).collect();
+        let mut left = held.values().sum();
+        if goal == Goal::Settled {
+            left += status.plan_pending;
+        }
+        let total = total.max(left);
+        Self {
+            left,
+            total,
+            percent: ((total - left) * 100).checked_div(total).unwrap_or(100),
+            nodes: held,
+        }
+    }
+}
+
+/// How often progress is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Waits until a goal is reached, and shows how far it is whenever that changes.
+async fn wait(
+    operator: &Operator,
+    nodes: &[u64],
+    waiting: &Waiting,
+    goal: Goal,
+    output: Output,
+) -> Result<(), Failure> {
+    if !waiting.wait {
+        return Ok(());
+    }
+    let begun = Instant::now();
+    let mut shown: Option<Progress> = None;
+    loop {
+        let status = operator.status().await?;
+        let total = shown.as_ref().map_or(0, |shown| shown.total);
+        let progress = Progress::of(&status, nodes, goal, total);
+        if shown.as_ref() != Some(&progress) {
+            output.show(&progress, describe_progress)?;
+        }
+        if progress.left == 0 {
+            return output.say("done");
+        }
+        if begun.elapsed() >= waiting.timeout {
+            return Err(Failure::Failed(anyhow::anyhow!(
+                "not done within {:?}: {} of {} are left; it goes on, see `headcount cluster status`",
+                waiting.timeout,
+                progress.left,
+                progress.total
+            )));
+        }
+        shown = Some(progress);
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn describe_progress(progress: &Progress) -> String {
+    let Progress {
+        left,
+        total,
+        percent,
+        nodes,
+    } = progress;
+    let nodes: Vec<String> = nodes
+        .iter()
+        .filter(|(_, held)| **held > 0)
+        .map(|(node, held)| format!("node {node} holds {held}"))
+        .collect();
+    let nodes = if nodes.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", nodes.join(", "))
+    };
+    format!("{percent} %, {left} of {total} replicas and votes are left{nodes}\n")
 }
 
 fn settings(interval: Option<Duration>, copies: Option<u32>) -> Value {
@@ -145,6 +286,11 @@ fn describe(status: &ClusterStatus, with_shards: bool) -> String {
         ["region", "state", "nodes", "leaders", "follow", "weight"],
         &regions,
     ));
+    if !status.pins.is_empty() {
+        let pins: Vec<_> = status.pins.iter().map(pin).collect();
+        text.push('\n');
+        text.push_str(&table(["pin", "home", "shards", "led at home"], &pins));
+    }
     let nodes: Vec<_> = status
         .nodes
         .iter()
@@ -245,6 +391,16 @@ fn shard(shard: &ShardRow) -> [String; 10] {
     ]
 }
 
+fn pin(pin: &PinRow) -> [String; 4] {
+    let shards: Vec<String> = pin.shards.iter().map(u32::to_string).collect();
+    [
+        pin.prefix.clone(),
+        pin.home.clone(),
+        shards.join(","),
+        pin.at_home.to_string(),
+    ]
+}
+
 /// Says where the coordinator should be, and why.
 fn seat(shard: &ShardRow) -> String {
     match (&shard.home, &shard.follows) {
@@ -325,6 +481,12 @@ mod tests {
                 ..ShardRow::default()
             }],
             plan_pending: 2,
+            pins: vec![PinRow {
+                prefix: "eu:".to_owned(),
+                home: "eu-west-1".to_owned(),
+                shards: vec![64, 65],
+                at_home: 2,
+            }],
             traffic: Some(TrafficRow {
                 items: 40,
                 local_items: 30,
@@ -344,6 +506,7 @@ mod tests {
             "ap (traffic)",
             "eu:30",
             "75 % of the traffic",
+            "64,65",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
@@ -361,5 +524,34 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("belongs"), "{text}");
+    }
+
+    #[test]
+    fn progress_counts_down_and_never_begins_anew() {
+        let status = |held: &[(u64, usize)], plan_pending| ClusterStatus {
+            nodes: held
+                .iter()
+                .map(|(id, held)| NodeRow {
+                    id: *id,
+                    held: *held,
+                    ..NodeRow::default()
+                })
+                .collect(),
+            plan_pending,
+            ..ClusterStatus::default()
+        };
+        let empty = |held: &[(u64, usize)], total| {
+            Progress::of(&status(held, 3), &[1, 2], Goal::Empty, total)
+        };
+        let begun = empty(&[(1, 6), (2, 4), (3, 9)], 0);
+        assert_eq!((begun.left, begun.total, begun.percent), (10, 10, 0));
+        let text = describe_progress(&begun);
+        assert!(text.contains("node 1 holds 6, node 2 holds 4"), "{text}");
+        let half = empty(&[(1, 0), (2, 5), (3, 9)], begun.total);
+        assert_eq!((half.left, half.percent), (5, 50));
+        let done = empty(&[(1, 0), (2, 0)], begun.total);
+        assert_eq!((done.left, done.percent), (0, 100));
+        let moving = Progress::of(&status(&[(1, 0)], 3), &[1], Goal::Settled, 0);
+        assert_eq!(moving.left, 3, "what moves is waited for, too");
     }
 }

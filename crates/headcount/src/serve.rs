@@ -26,11 +26,15 @@ pub(crate) async fn serve(arguments: Serve, output: Output) -> Result<(), Failur
 pub(crate) async fn join(arguments: Join, output: Output) -> Result<(), Failure> {
     let Join {
         peers,
+        replace,
         mut settings,
     } = arguments;
     let peers = serde_json::to_string(&peers).map_err(Failure::failed)?;
     // A list of texts is written in TOML as it is in JSON.
     settings.set.push(format!("node.join={peers}"));
+    if let Some(node) = replace {
+        settings.set.push(format!("node.replaces={node}"));
+    }
     run(loaded(&settings)?, Founding::Join, output).await
 }
 

@@ -139,6 +139,76 @@ fn a_cluster_is_founded_by_command_and_joined_by_command() {
     assert_eq!(first.terminate(), Some(0));
 }
 
+#[test]
+fn a_lost_disk_is_replaced_and_nodes_are_drained_and_removed_by_command() {
+    let home = tempfile::tempdir().expect("a directory");
+    let short = [
+        "--set",
+        "placement.lease=2s",
+        "--set",
+        "placement.suspect_after=1s",
+    ];
+    let run =
+        |command: &[&str], region: &str| serve(&[command, &short].concat(), home.path(), region);
+    let mut first = run(&["serve", "--init"], "a");
+    let started = first.wait_event("started");
+    let address = |of: &str| started[of].as_str().expect("an address").to_owned();
+    let (admin, peer) = (format!("http://{}", address("admin")), address("peer"));
+    let mut second = run(&["join", &peer], "b");
+    second.wait_event("started");
+    wait_status(&admin, "two nodes", |status| {
+        status["nodes"][1]["state"] == "live"
+    });
+    let mut third = run(&["join", &peer], "c");
+    third.wait_event("started");
+    let holds = |status: &Value, at: usize| {
+        let node = &status["nodes"][at];
+        status["plan_pending"] == 0 && node["state"] == "live" && node["replicas"] == 2
+    };
+    wait_status(&admin, "three nodes", |status| holds(status, 2));
+
+    // Who lives is not replaced, and nobody is who is not there or elsewhere.
+    let refused = |command: &[&str], region: &str| {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut child = serve(command, directory.path(), region);
+        child.child.wait().expect("it ends").code()
+    };
+    assert_eq!(refused(&["join", &peer, "--replace", "99"], "c"), Some(1));
+    assert_eq!(refused(&["join", &peer, "--replace", "3"], "b"), Some(1));
+
+    // Its machine is lost, and the disk: one command brings another, which is filled from the rest.
+    drop(third);
+    std::fs::remove_dir_all(home.path().join("c")).expect("it is there");
+    let mut third = run(&["join", &peer, "--replace", "3"], "c");
+    third.wait_event("started");
+    wait_status(&admin, "the replacement is filled", |status| {
+        status["nodes"][2]["state"] == "removed" && holds(status, 3)
+    });
+
+    // Emptied and removed, each with its progress; a region goes as a node does.
+    let operate = |command: &[&str]| {
+        let flags = ["--admin", &admin, "--token", TOKEN];
+        ended(&[&["cluster"], command, &flags].concat())
+    };
+    let (code, _, why) = operate(&["drain", "--region", "nowhere"]);
+    assert!(code == Some(64) && why.contains("nowhere"), "{why}");
+    let (code, _, why) = operate(&["remove", "4"]);
+    assert!(code == Some(1) && why.contains("drain it first"), "{why}");
+    let (code, told, why) = operate(&["drain", "--region", "c", "--wait", "--timeout", "60s"]);
+    assert_eq!(
+        (code, &told["left"], &told["percent"]),
+        (Some(0), &0.into(), &100.into()),
+        "{why}"
+    );
+    assert!(told["total"].as_u64() > Some(0), "{told}");
+    let (code, told, why) = operate(&["remove", "4", "--wait", "--timeout", "60s"]);
+    assert_eq!((code, &told["left"]), (Some(0), &0.into()), "{why}");
+    let status = wait_status(&admin, "it is removed", |status| {
+        status["nodes"][3]["state"] == "removed"
+    });
+    assert_eq!(status["regions"][0]["leaders"], 1, "{status}");
+}
+
 /// Runs a command to its end; returns its exit code, the JSON that it printed last, and its error.
 fn ended(arguments: &[&str]) -> (Option<i32>, Value, String) {
     let output = headcount(arguments).output().expect("the binary runs");

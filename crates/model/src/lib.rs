@@ -59,7 +59,7 @@ pub use report::{
     EDGE_BYTES_MAX, Hello, Refusal, RefusalCode, RefusalReason, ReportAck, ReportBatch,
     ReportChange, ReportItem, ReportItems, ReportLimits, SessionError, Welcome,
 };
-pub use shard::{channel_hash, name_hash, shard_of, shard_of_hash};
+pub use shard::{ShardMap, channel_hash, name_hash, shard_of, shard_of_hash};
 pub use snapshot::{ChannelSnapshot, RegionSnapshot, ShardSnapshot, ToldOccupancy};
 pub use stage::Stage;
 pub use time::{Monotonic, Now, Timestamp};

@@ -237,7 +237,8 @@ async fn ask(
         node: None,
         incarnation: Incarnation(0),
     };
-    let asking = join(dialer, address, handshake, new_node(config, key, addresses));
+    let new = new_node(config, key, addresses);
+    let asking = join(dialer, address, handshake, new, config.node.replaces);
     match tokio::time::timeout(ANSWER, asking).await {
         Ok(Ok(reply)) => Ok(Some(reply)),
         Ok(Err(CallError::Refused { reason })) => Err(StartError::Refused(reason)),

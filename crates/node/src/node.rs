@@ -177,6 +177,19 @@ pub enum StartError {
         /// The region that the node is a member in.
         member_of: String,
     },
+    /// The configuration divides channels otherwise than the cluster does.
+    #[error(
+        "{key}: the cluster was founded with {settled}, this node's configuration says \
+         {configured}; where channels live is settled when a cluster is born, so write what it has"
+    )]
+    Settled {
+        /// The setting.
+        key: &'static str,
+        /// What the cluster has.
+        settled: String,
+        /// What is written.
+        configured: String,
+    },
     /// Raft cannot run with these settings, or its state cannot be read.
     #[error("consensus: {0}")]
     Consensus(String),
@@ -784,6 +797,7 @@ impl Boot {
         let known = known.ok().map(|control| control.clone());
         let facts = known.as_ref().and_then(|control| control.facts().cloned());
         let facts = facts.ok_or_else(|| StartError::Data("the node was stopped".to_owned()))?;
+        self.config.cluster.check_settled(&facts)?;
         let admitted = known.as_ref().and_then(|control| control.node(node));
         if let Some(admitted) = admitted
             && admitted.region != self.config.node.region
@@ -815,7 +829,7 @@ impl Boot {
         );
 
         // The shards that are placed here.
-        let shards = Shards::new(facts.shards);
+        let shards = Shards::new(facts.shard_map());
         let wakers = Wakers::default();
         self.tasks.spawn(
             Hosting {
@@ -872,7 +886,7 @@ impl Boot {
         let incarnation = registered.wait_for(|incarnation| incarnation.0 > 0).await;
         let incarnation = incarnation.map_or(Incarnation(0), |incarnation| *incarnation);
         let mut gateway_config = self.config.gateway.clone();
-        gateway_config.shards = facts.shards;
+        gateway_config.shards = facts.shard_map();
         // Drawn anew, lest names are made to collide.
         gateway_config.hash_seed = founding::process_number();
         if membership.fresh {
@@ -924,7 +938,7 @@ impl Boot {
         let identity = NodeIdentity {
             node,
             incarnation,
-            shards: facts.shards,
+            shards: facts.shard_map(),
         };
         let realtime = Realtime::new(self.config.realtime.clone(), ports.clone(), identity);
         let relay_task = RelayTask {
@@ -1049,7 +1063,8 @@ impl Boot {
             facts: ClusterFacts {
                 id: membership.cluster,
                 name: cluster.name.clone(),
-                shards: cluster.shards,
+                shards: cluster.shard_map().count(),
+                pins: cluster.pins.clone(),
                 timing: cluster.timing,
                 era: headcount_model::Era(0),
                 format: 1,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use headcount_consensus::Group;
-use headcount_model::{ChannelKey, NodeId, ShardId, shard_of};
+use headcount_model::{ChannelKey, NodeId, ShardId, ShardMap};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -74,17 +74,17 @@ impl Hosted {
 pub(crate) struct Shards(Arc<Inner>);
 
 struct Inner {
-    count: u32,
+    map: ShardMap,
     hosted: RwLock<BTreeMap<ShardId, Hosted>>,
     /// Raised whenever a shard begins or ends to be read here.
     moves: watch::Sender<u64>,
 }
 
 impl Shards {
-    /// Makes the table of a cluster with `count` shards.
-    pub(crate) fn new(count: u32) -> Self {
+    /// Makes the table of a cluster with those shards.
+    pub(crate) fn new(map: ShardMap) -> Self {
         Self(Arc::new(Inner {
-            count,
+            map,
             hosted: RwLock::default(),
             moves: watch::Sender::new(0),
         }))
@@ -92,7 +92,7 @@ impl Shards {
 
     /// Returns how many shards the cluster has.
     pub(crate) fn count(&self) -> u32 {
-        self.0.count
+        self.0.map.count()
     }
 
     pub(crate) fn all(&self) -> RwLockReadGuard<'_, BTreeMap<ShardId, Hosted>> {
@@ -110,7 +110,7 @@ impl Shards {
 
     /// Returns a channel's shard, and the replica if it is read here.
     pub(crate) fn of(&self, channel: &ChannelKey) -> (ShardId, Option<Hosted>) {
-        let shard = shard_of(channel, self.0.count);
+        let shard = self.0.map.of(channel);
         (shard, self.serving(shard))
     }
 
@@ -118,7 +118,7 @@ impl Shards {
     pub(crate) fn parted(&self) -> (Vec<Hosted>, BTreeSet<ShardId>) {
         let all = self.all();
         let serving = all.values().filter(|hosted| hosted.serving).cloned();
-        let elsewhere = (0..self.0.count).map(ShardId);
+        let elsewhere = (0..self.count()).map(ShardId);
         let elsewhere =
             elsewhere.filter(|shard| all.get(shard).is_none_or(|hosted| !hosted.serving));
         (serving.collect(), elsewhere.collect())

@@ -12,9 +12,9 @@ use headcount_model::{
 use crate::{
     Addresses, COPIES_MAX, ClusterFacts, Control, ControlCommand, ControlReply, FOUNDING_NODE,
     FOUNDING_REPLICA, Group, GroupId, NODES_MAX, NewNode, Node, NodeState, OCCUPANCY_INTERVAL_MAX,
-    Outcome, REGIONS_MAX, REMOVED_MAX, REVOCATIONS_MAX, REVOKED_AT_ONCE_MAX, REVOKED_BYTES_MAX,
-    REVOKED_SPAN_MIN, Refusal, Region, Replica, Revocation, Settings, TEXT_BYTES_MAX, Tenure,
-    WEIGHT_DEFAULT, WEIGHT_MAX,
+    Outcome, PINS_MAX, REGIONS_MAX, REMOVED_MAX, REVOCATIONS_MAX, REVOKED_AT_ONCE_MAX,
+    REVOKED_BYTES_MAX, REVOKED_SPAN_MIN, Refusal, Region, Replica, Revocation, Settings,
+    TEXT_BYTES_MAX, Tenure, WEIGHT_DEFAULT, WEIGHT_MAX,
 };
 
 impl Control {
@@ -108,6 +108,7 @@ impl Control {
         }
         check_text("cluster name", &facts.name)?;
         check_range("shards", u64::from(facts.shards), u64::from(SHARDS_MAX))?;
+        check_pins(facts)?;
         check_range("copies", u64::from(settings.copies), u64::from(COPIES_MAX))?;
         let occupancy_interval = check_interval(settings.occupancy_interval)?;
         check_new_node(node)?;
@@ -121,6 +122,12 @@ impl Control {
         self.parts.last_node = FOUNDING_NODE;
         self.insert_node(FOUNDING_NODE, node);
         let shards: Vec<_> = self.shards().map(GroupId::Shard).collect();
+        let map = facts.shard_map();
+        let homes = facts.pins.iter().flat_map(|pin| {
+            let shards = map.pinned(&pin.prefix);
+            shards.map(|shard| (GroupId::Shard(shard), pin.home.clone()))
+        });
+        let mut homes: BTreeMap<GroupId, RegionName> = homes.collect();
         for group in std::iter::once(GroupId::Control).chain(shards) {
             let founder = self.next_replica();
             let replica = Replica {
@@ -136,7 +143,8 @@ impl Control {
                 voters_version: 1,
                 confirmed: 0,
                 leader: None,
-                home: None,
+                // It may have no node yet.
+                home: homes.remove(&group),
                 follows: None,
             };
             self.parts.groups.insert(group, group_state);
@@ -814,6 +822,29 @@ fn check_range(what: &str, value: u64, max: u64) -> Result<(), Refusal> {
         }),
         _ => Ok(()),
     }
+}
+
+fn check_pins(facts: &ClusterFacts) -> Result<(), Refusal> {
+    let pins = &facts.pins;
+    if !pins.is_empty() {
+        check_range("pins", pins.len() as u64, PINS_MAX as u64)?;
+        let pinned: u64 = pins.iter().map(|pin| u64::from(pin.shards)).sum();
+        let most = u64::from(facts.shards) - 1;
+        check_range("shards of pins", pinned, most)?;
+    }
+    for pin in pins {
+        check_text("the prefix of a pin", &pin.prefix)?;
+        check_range(
+            "shards of a pin",
+            u64::from(pin.shards),
+            u64::from(SHARDS_MAX),
+        )?;
+    }
+    if pins.windows(2).any(|pair| pair[0].prefix >= pair[1].prefix) {
+        let what = "the order of the pins' prefixes".into();
+        return Err(Refusal::Missing { what });
+    }
+    Ok(())
 }
 
 fn check_text(what: &str, text: &str) -> Result<(), Refusal> {

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use headcount_model::{Fence, NodeId, ReplicaId, ShardId};
-use headcount_placement::{ControlCommand, GroupId, NodeState, Outcome, Refusal};
+use headcount_placement::{
+    ClusterFacts, ControlCommand, GroupId, NodeState, Outcome, Pin, Refusal,
+};
 
-use crate::world::{World, region};
+use crate::world::{World, facts, new_node, region};
 
 fn regions_of(world: &World, group: GroupId) -> BTreeMap<String, usize> {
     let mut regions = BTreeMap::new();
@@ -362,6 +364,78 @@ fn leaders_follow_weights_and_homes() {
     }
     assert_eq!(leads[&3], 1, "the shard whose home it is");
     assert!((28..=31).contains(&leads[&1]), "{leads:?}");
+}
+
+#[test]
+fn pinned_shards_are_led_from_home_while_it_lives() {
+    let pin = |prefix: &str, home: &str, shards| Pin {
+        prefix: prefix.to_owned(),
+        home: region(home),
+        shards,
+    };
+    let pins = vec![pin("ap:", "ap", 1), pin("eu:", "eu", 3)];
+    let facts = ClusterFacts { pins, ..facts(8) };
+    assert_eq!(facts.divided(), 4);
+    let mut world = World::found_as(facts, "us", 1);
+    world.settle();
+    let led_from = |world: &World, shard| {
+        let (_, node) = world
+            .control
+            .leader_target(GroupId::Shard(ShardId(shard)))
+            .unwrap();
+        world.control.node(node).unwrap().region.clone()
+    };
+    assert_eq!(
+        led_from(&world, 5),
+        region("us"),
+        "its home has no node yet"
+    );
+    for place in ["eu", "ap", "sa"] {
+        world.add(place);
+    }
+    // Homes come before weights.
+    let weights = [(region("eu"), 0)].into();
+    world.propose(ControlCommand::SetWeights(weights)).unwrap();
+    world.settle();
+    world.check_rest();
+    let homes = |world: &World| [4, 5, 6, 7].map(|shard| led_from(world, shard));
+    assert_eq!(homes(&world), ["ap", "eu", "eu", "eu"].map(region));
+
+    world.kill(NodeId(2));
+    world.settle();
+    assert!(homes(&world)[1..].iter().all(|home| *home != region("eu")));
+    world.start(NodeId(2));
+    world.settle();
+    assert_eq!(homes(&world), ["ap", "eu", "eu", "eu"].map(region));
+}
+
+#[test]
+fn a_cluster_is_not_founded_with_pins_that_make_no_sense() {
+    let pin = |prefix: &str, shards| Pin {
+        prefix: prefix.to_owned(),
+        home: region("eu"),
+        shards,
+    };
+    for pins in [
+        vec![pin("b", 1), pin("a", 1)],
+        vec![pin("a", 1), pin("a", 1)],
+        vec![pin("", 1)],
+        vec![pin("a", 0)],
+        vec![pin("a", 8)],
+    ] {
+        let mut control = headcount_placement::Control::new();
+        let facts = ClusterFacts { pins, ..facts(8) };
+        let refused = control.apply(
+            1,
+            &ControlCommand::Init {
+                facts: facts.clone(),
+                settings: headcount_placement::Settings::default(),
+                node: new_node(1, "us"),
+            },
+        );
+        assert!(refused.is_err(), "{facts:?}");
+        assert!(control.facts().is_none());
+    }
 }
 
 #[test]

@@ -42,6 +42,7 @@ pub(crate) fn facts(shards: u32) -> ClusterFacts {
         era: Era(0),
         format: 1,
         fingerprint: Fingerprint(9),
+        pins: Vec::new(),
     }
 }
 
@@ -66,6 +67,11 @@ impl World {
     /// A founded cluster whose only node, in `place`, has started. A place is `region` or
     /// `region/zone`.
     pub(crate) fn found(place: &str, shards: u32, copies: u32) -> Self {
+        Self::found_as(facts(shards), place, copies)
+    }
+
+    /// The same with facts of one's own.
+    pub(crate) fn found_as(facts: ClusterFacts, place: &str, copies: u32) -> Self {
         let mut world = Self {
             control: Control::new(),
             log: Vec::new(),
@@ -80,7 +86,7 @@ impl World {
             copies,
             ..Settings::default()
         };
-        let (facts, node) = (facts(shards), new_node(1, place));
+        let node = new_node(1, place);
         world
             .propose(ControlCommand::Init {
                 facts,

@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use headcount_model::control::{
     Addresses, ClusterFacts, ClusterId, ControlCommand, Fingerprint, GroupId, NewNode, NodeKey,
-    Revocation, Settings, TimingProfile,
+    Pin, Revocation, Settings, TimingProfile,
 };
 use headcount_model::{Era, Fence, Incarnation, NodeId, RegionName, ReplicaId, ShardId, Timestamp};
 use prost::Message;
@@ -271,7 +271,24 @@ fn put_facts(facts: &ClusterFacts) -> proto::ClusterFacts {
         era: facts.era.0,
         format: facts.format,
         fingerprint: facts.fingerprint.0,
+        pins: facts.pins.iter().map(put_pin).collect(),
     }
+}
+
+fn put_pin(pin: &Pin) -> proto::Pin {
+    proto::Pin {
+        prefix: pin.prefix.clone(),
+        home: pin.home.to_string(),
+        shards: pin.shards,
+    }
+}
+
+fn take_pin(pin: proto::Pin) -> Result<Pin, WireError> {
+    Ok(Pin {
+        prefix: pin.prefix,
+        home: take_region(&pin.home)?,
+        shards: pin.shards,
+    })
 }
 
 fn take_facts(facts: proto::ClusterFacts) -> Result<ClusterFacts, WireError> {
@@ -291,6 +308,11 @@ fn take_facts(facts: proto::ClusterFacts) -> Result<ClusterFacts, WireError> {
         era: Era(facts.era),
         format: facts.format,
         fingerprint: Fingerprint(facts.fingerprint),
+        pins: facts
+            .pins
+            .into_iter()
+            .map(take_pin)
+            .collect::<Result<_, _>>()?,
     })
 }
 

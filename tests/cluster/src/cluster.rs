@@ -4,7 +4,8 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use headcount_model::{ChannelKey, RegionName, shard_of};
+use headcount_model::control::Pin;
+use headcount_model::{ChannelKey, RegionName, ShardMap};
 use headcount_node::admin::ClusterStatus;
 use headcount_node::admin::status::{NodeRow, ShardRow};
 use headcount_node::config::{self, Config, RawConfig, Secrets, Sources};
@@ -57,6 +58,8 @@ struct Slot {
     data_dir: PathBuf,
     ports: Ports,
     join: Vec<String>,
+    /// The dead member whose place it takes, 0 for none.
+    replaces: u64,
     life: Life,
 }
 
@@ -120,6 +123,7 @@ impl Cluster {
             data_dir: self.home.path().join(format!("node-{index}")),
             ports,
             join,
+            replaces: 0,
             life: Life::Down,
         });
         let started = self.try_start(index, Some(listeners)).await;
@@ -134,6 +138,7 @@ impl Cluster {
         let mut base = RawConfig::dev(0, &slot.data_dir);
         base.node.region.clone_from(&slot.region);
         base.node.join.clone_from(&slot.join);
+        base.node.replaces = slot.replaces;
         base.listen.client = slot.ports.client.to_string();
         base.listen.reporter = slot.ports.reporter.to_string();
         base.listen.peer = slot.ports.peer.to_string();
@@ -206,6 +211,43 @@ impl Cluster {
                 .ok_or_else(|| status.to_string())
         })
         .await;
+    }
+
+    /// Has an operator's order carried out by a node: a path such as `nodes/3/drain`.
+    ///
+    /// # Panics
+    /// If it is refused.
+    pub async fn order(&self, node: usize, path: &str) {
+        let url = format!("http://{}/v1/{path}", self.ports(node).admin);
+        let answer = self.http.post(&url).send().await;
+        let answer = answer.unwrap_or_else(|error| panic!("{path}: {error}"));
+        let status = answer.status();
+        let body = answer.text().await.unwrap_or_default();
+        assert!(status.is_success(), "{path}: {status} {body}");
+    }
+
+    /// Returns the id that a node has in the cluster, as another one tells.
+    pub async fn id_of(&self, node: usize, told_by: usize) -> u64 {
+        let admin = self.ports(node).admin.to_string();
+        wait_until(&format!("node {node} has an id"), async || {
+            let nodes = self.status(told_by).await?.nodes;
+            let mut rows = nodes.iter().filter(|row| row.state != "removed");
+            let row = rows.find(|row| row.addresses.admin == admin);
+            row.map(|row| row.id).ok_or_else(|| format!("{nodes:?}"))
+        })
+        .await
+    }
+
+    /// Starts a node whose disk was lost, with an empty one, in the place of the dead member `old`.
+    pub async fn replace(&mut self, node: usize, old: u64) {
+        let slot = &self.slots[node];
+        assert!(matches!(slot.life, Life::Down), "node {node} runs");
+        std::fs::remove_dir_all(&slot.data_dir).expect("it has a directory");
+        let others = (0..self.slots.len()).filter(|other| *other != node);
+        let join = others.map(|other| self.slots[other].ports.peer.to_string());
+        self.slots[node].join = join.collect();
+        self.slots[node].replaces = old;
+        self.restart(node).await;
     }
 
     /// Returns how many nodes there are, running or not.
@@ -502,8 +544,15 @@ impl Cluster {
 
 fn shard_row<'a>(status: &'a ClusterStatus, channel: &str) -> Result<&'a ShardRow, String> {
     let shards = status.cluster.as_ref().ok_or("no cluster yet")?.shards;
+    let pins = status.pins.iter().map(|pin| Pin {
+        prefix: pin.prefix.clone(),
+        home: RegionName::new(&pin.home).expect("a home is a region"),
+        shards: u32::try_from(pin.shards.len()).expect("there are few"),
+    });
+    let pins: Vec<Pin> = pins.collect();
+    let divided = shards - pins.iter().map(|pin| pin.shards).sum::<u32>();
     let channel = ChannelKey::new("dev", channel).map_err(|error| error.to_string())?;
-    let shard = shard_of(&channel, shards).0;
+    let shard = ShardMap::new(divided, &pins).of(&channel).0;
     let row = status.shards.iter().find(|row| row.shard == shard);
     row.ok_or_else(|| format!("shard {shard} is not known"))
 }

@@ -27,7 +27,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_flipped_byte_anywhere_keeps_the_node_from_starting() {
+fn a_flipped_byte_or_a_lost_file_keeps_the_node_from_starting() {
     story(async |_| {
         let seed = seed();
         let mut rng = StdRng::seed_from_u64(seed);
@@ -72,6 +72,15 @@ fn a_flipped_byte_anywhere_keeps_the_node_from_starting() {
                 flips += 1;
             }
             fs::write(file, &whole).unwrap();
+
+            // Its directory entry is lost.
+            let aside = cluster.data_dir(0).with_extension("aside");
+            fs::rename(file, &aside).unwrap();
+            let name = file.strip_prefix(cluster.data_dir(0)).unwrap();
+            let name = name.display().to_string();
+            let reason = cluster.refuses_to_start(0, &format!("no {name}")).await;
+            assert!(reason.contains(&name), "{name} is lost, told as: {reason}");
+            fs::rename(&aside, file).unwrap();
         }
         eprintln!("{flips} flips in {} files: {all:?}", all.len());
         assert!(all.len() >= 4, "{all:?}");

@@ -1,11 +1,11 @@
 //! Nodes that stop and come back: counts and ids stay, and no channel flaps.
 
 use headcount_cluster::{
-    Cluster, Edge, History, REGIONS, Reader, Watcher, agree, agree_on_counts, story,
+    Churn, Cluster, Edge, History, REGIONS, Reader, Watcher, agree, agree_on_counts, story,
 };
 use headcount_model::EventKind;
 
-use crate::support::settle;
+use crate::support::{churn, seed, settle};
 
 /// A restart is no death of a region: the lease outlasts it.
 const LASTING: [&str; 2] = ["placement.lease=20s", "placement.suspect_after=10s"];
@@ -96,6 +96,59 @@ fn one_node_after_another_restarts_and_nothing_flaps() {
             .await;
         histories.push(from_before.wait_settled(&Reader::new(&cluster, 1)).await);
         agree(&histories).unwrap();
+        cluster.end().await;
+    });
+}
+
+/// Two nodes in each region, as an upgrade finds them.
+const PAIRS: [&str; 6] = [
+    "us-east-1",
+    "eu-west-1",
+    "ap-southeast-1",
+    "us-east-1",
+    "eu-west-1",
+    "ap-southeast-1",
+];
+
+#[test]
+fn a_rolling_restart_under_churn_tells_no_false_transition() {
+    story(async |_| {
+        let seed = seed();
+        let settings = [&LASTING[..], &["region.linger=100ms"]].concat();
+        let mut cluster = Cluster::start_with(&PAIRS, &settings).await;
+        let watchers = watch_around(&cluster).await;
+        let mut standing = Vec::new();
+        let mut churns = Vec::new();
+        for region in 0..3 {
+            let nodes = [region, region + 3];
+            let mut edge = Edge::start(&cluster, &format!("standing-{region}"), &nodes);
+            for channel in [format!("own:{region}"), "shared".to_owned()] {
+                edge.attach("c1", &channel).await;
+            }
+            standing.push(edge);
+            let edge = Edge::start(&cluster, &format!("churn-{region}"), &nodes);
+            let seed = seed.wrapping_add(region as u64);
+            churns.push((Churn::new(seed, "churn:", 5), edge));
+        }
+        for node in 0..cluster.len() {
+            churn(&mut churns, 5).await;
+            // Changes go on while it stops, while it is away, and while it comes back.
+            tokio::join!(cluster.stop(node), churn(&mut churns, 5));
+            churn(&mut churns, 5).await;
+            tokio::join!(cluster.restart(node), churn(&mut churns, 5));
+            cluster.wait_grown().await;
+        }
+        let edges = churns.iter().map(|(_, edge)| edge).chain(&standing);
+        let edges: Vec<&Edge> = edges.collect();
+        agree_on_counts(&cluster, &edges).await;
+        for history in settle(&cluster, &watchers).await {
+            for channel in ["own:0", "own:1", "own:2", "shared"] {
+                let gone = [EventKind::Closed, EventKind::RegionInactive];
+                let gone: usize = gone.iter().map(|kind| history.count(channel, *kind)).sum();
+                let opened = history.count(channel, EventKind::Opened);
+                assert_eq!((opened, gone), (1, 0), "{channel}\n{history}");
+            }
+        }
         cluster.end().await;
     });
 }

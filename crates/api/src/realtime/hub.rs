@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use headcount_model::{
-    AppId, ConnectionId, Fence, Incarnation, MemberId, Monotonic, Now, Occupancy, ShardId, Stage,
-    name_hash, shard_of_hash,
+    AppId, ConnectionId, Fence, Incarnation, MemberId, Monotonic, Now, Occupancy, ShardId,
+    ShardMap, Stage,
 };
 use headcount_realtime::{
     Broadcast, ChannelModes, Content, Envelope, Message, OccupancyParam, PresenceAction,
@@ -44,6 +44,7 @@ pub(crate) struct Hub {
     ports: Ports,
     /// One for each shard, as the relay has one owner for each.
     partitions: Box<[Mutex<Partition>]>,
+    shards: ShardMap,
     /// Begins every serial, so that those of another life or node are known.
     boot: String,
     /// Who publishes what no connection does.
@@ -207,7 +208,8 @@ impl Hub {
         Self {
             config,
             ports,
-            partitions: (0..node.shards).map(partition).collect(),
+            partitions: (0..node.shards.count()).map(partition).collect(),
+            shards: node.shards.clone(),
             own: ConnectionId::new(&boot).expect("it is short and printable"),
             boot,
             last: AtomicU64::new(0),
@@ -736,9 +738,7 @@ impl Hub {
     }
 
     fn partition(&self, place: &Place) -> MutexGuard<'_, Partition> {
-        let hash = name_hash(place.app.as_str(), &place.name);
-        let shards = u32::try_from(self.partitions.len()).unwrap_or(u32::MAX);
-        let shard = shard_of_hash(hash, shards);
+        let shard = self.shards.of_name(place.app.as_str(), &place.name);
         lock(&self.partitions[shard.0 as usize])
     }
 }

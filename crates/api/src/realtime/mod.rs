@@ -42,7 +42,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use headcount_model::{
     AppId, Bucket, ChannelName, ConnectionId, EdgeId, Fence, Incarnation, NodeId, Rate, Refusal,
-    RefusalCode, ReportItem, ShardId,
+    RefusalCode, ReportItem, ShardId, ShardMap,
 };
 use headcount_realtime::{Broadcast, Content, Envelope, Limits, Message, Payload};
 use headcount_relay::{OwnerMessage, RelayChannel};
@@ -92,14 +92,14 @@ const TICK: Duration = Duration::from_secs(1);
 const SWEEP_TICKS: u64 = 10;
 
 /// The node that connections belong to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeIdentity {
     /// Which node.
     pub node: NodeId,
     /// Which life of it.
     pub incarnation: Incarnation,
-    /// How many shards its cluster has.
-    pub shards: u32,
+    /// The shards of its cluster.
+    pub shards: ShardMap,
 }
 
 /// Realtime: the connections of a node and their channels, for whoever brings what other nodes say.
@@ -169,8 +169,8 @@ pub(crate) struct Core {
     slots: Arc<Semaphore>,
     /// Written by the server as it shuts down.
     pub(crate) phase: watch::Sender<Phase>,
-    /// How many shards the cluster has.
-    pub(crate) shards: u32,
+    /// The cluster's shards.
+    pub(crate) shards: ShardMap,
 }
 
 impl std::fmt::Debug for Core {

@@ -15,7 +15,10 @@ pub enum OpenError {
         dir: PathBuf,
     },
     /// A file was written by a release that knows a format which this one does not.
-    #[error("{}: format version {found}, this release reads version {supported}", file.display())]
+    #[error(
+        "{}: format version {found}, this release reads version {supported}: start the node with the \
+         release that wrote it, or a later one", file.display()
+    )]
     UnknownVersion {
         /// The file, relative to the store's directory.
         file: PathBuf,

@@ -69,7 +69,7 @@ pub enum DisagreeError {
     },
     /// Another setting that must be equal differs.
     #[error(
-        "its [cluster] settings have the fingerprint {theirs}, ours {ours}: make them equal on all \
+        "its [cluster] settings and pins have the fingerprint {theirs}, ours {ours}: make them equal on all \
          nodes"
     )]
     Settings {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::{Era, NodeId, RegionName, ReplicaId, ShardId};
+use crate::{Era, NodeId, RegionName, ReplicaId, ShardId, ShardMap};
 
 /// Longest cluster name, zone or address, in bytes of UTF-8.
 pub const TEXT_BYTES_MAX: usize = 255;
@@ -30,6 +30,12 @@ pub const REVOKED_BYTES_MAX: usize = crate::CHANNEL_BYTES_MAX + 64;
 /// How long a revocation is remembered at least, even where room is wanted for others: as long as
 /// the longest token lives that the cluster issues.
 pub const REVOKED_SPAN_MIN: Duration = Duration::from_secs(24 * 3600);
+
+/// Most pins of a cluster: each channel that is attached is compared with each of them.
+pub const PINS_MAX: usize = 64;
+
+/// Shards of a pin, if nobody says otherwise.
+pub const PIN_SHARDS_DEFAULT: u32 = 4;
 
 /// Most replicas of a shard that a region can be asked to hold.
 pub const COPIES_MAX: u32 = 5;
@@ -192,8 +198,10 @@ pub struct ClusterFacts {
     pub id: ClusterId,
     /// What people call it; 1 to [`TEXT_BYTES_MAX`] bytes.
     pub name: String,
-    /// How many shards there are, 1 to [`crate::SHARDS_MAX`].
+    /// How many shards there are, 1 to [`crate::SHARDS_MAX`], those of pins included.
     pub shards: u32,
+    /// Which channels have shards of their own, ascending by prefix.
+    pub pins: Vec<Pin>,
     /// Raft's patience.
     pub timing: TimingProfile,
     /// Raised when an operator recovers the cluster without its quorum (R20).
@@ -202,6 +210,34 @@ pub struct ClusterFacts {
     pub format: u32,
     /// Hash of the settings that must be equal on all nodes.
     pub fingerprint: Fingerprint,
+}
+
+impl ClusterFacts {
+    /// Returns how many shards the channels without a pin are divided into.
+    #[must_use]
+    pub fn divided(&self) -> u32 {
+        let pinned = self.pins.iter().map(|pin| pin.shards);
+        self.shards.saturating_sub(pinned.sum())
+    }
+
+    /// Returns which shard each channel belongs to.
+    #[must_use]
+    pub fn shard_map(&self) -> ShardMap {
+        ShardMap::new(self.divided(), &self.pins)
+    }
+}
+
+/// Pin: channels whose names begin alike have shards of their own, whose coordinators stay in one
+/// region while it lives. Which channels these are, and how many shards, is settled when the
+/// cluster is born; the region is where it then was, see [`super::Group::home`] for where it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pin {
+    /// How the names begin, in every app; 1 to [`TEXT_BYTES_MAX`] bytes.
+    pub prefix: String,
+    /// The region.
+    pub home: RegionName,
+    /// How many shards, at least 1.
+    pub shards: u32,
 }
 
 /// Settings that the control group replicates and an operator may change.

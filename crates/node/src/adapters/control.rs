@@ -7,8 +7,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use headcount_consensus::ReadError;
 use headcount_model::control::{
-    ControlCommand, ControlReply, Fingerprint, GroupId, Handshake, Outcome, Protocols,
-    TimingProfile,
+    ControlCommand, ControlReply, Fingerprint, GroupId, Handshake, NewNode, Outcome, Protocols,
+    Refusal, TimingProfile,
 };
 use headcount_model::{Era, Incarnation, NodeId};
 use headcount_placement::{Control, RenewError};
@@ -35,6 +35,21 @@ pub(crate) struct NodeControl {
 }
 
 impl NodeControl {
+    /// Ends the membership of a node that was replaced.
+    async fn end_membership(&self, old: NodeId) -> Result<(), PortError> {
+        match self.handle.propose(ControlCommand::Remove(old)).await {
+            Ok(_) | Err(ControlError::Refused(Refusal::UnknownNode { .. })) => Ok(()),
+            Err(ControlError::Refused(
+                refusal @ (Refusal::NotDrained { .. } | Refusal::StillHolds { .. }),
+            )) => {
+                // It came back in the meantime.
+                Err(PortError::Unavailable(refusal.to_string()))
+            }
+            Err(ControlError::Refused(refusal)) => Err(PortError::Refused(refusal.to_string())),
+            Err(error) => Err(PortError::Unavailable(error.to_string())),
+        }
+    }
+
     async fn admit(&self, ask: JoinAsk) -> Result<JoinReply, PortError> {
         let facts = self.control.borrow().facts().cloned();
         let unfounded = || PortError::Unavailable("the cluster is not founded yet".to_owned());
@@ -55,6 +70,10 @@ impl NodeControl {
         };
         let agreed = ours.agree(&theirs);
         agreed.map_err(|error| PortError::Refused(error.to_string()))?;
+        if let Some(old) = ask.replaces {
+            let control = self.control.borrow().clone();
+            check_replaced(&control, old, &ask.node)?;
+        }
         let joined = self.handle.propose(ControlCommand::Join(ask.node)).await;
         let (node, incarnation, replica) = match joined {
             Ok(Outcome::Joined {
@@ -68,6 +87,9 @@ impl NodeControl {
             }
             Err(error) => return Err(PortError::Unavailable(error.to_string())),
         };
+        if let Some(old) = ask.replaces.filter(|old| *old != node) {
+            self.end_membership(old).await?;
+        }
         // The members as of the join, so that the node knows all whom it may have to talk to.
         let mut control = self.control.clone();
         let seen = control.wait_for(|control| control.node(node).is_some());
@@ -88,6 +110,36 @@ impl NodeControl {
             members,
         })
     }
+}
+
+/// Checks that a dead node's place may be taken, as far as is known here.
+fn check_replaced(control: &Control, old: NodeId, new: &NewNode) -> Result<(), PortError> {
+    if control.node_by_key(new.key).is_some() {
+        // It joined before, and was not told or has not ended the other's membership.
+        return Ok(());
+    }
+    let refused = |what: String| PortError::Refused(format!("node.replaces: {what}"));
+    let Some(known) = control.node(old) else {
+        return Err(refused(format!(
+            "there is no node {old}: see `headcount cluster status`"
+        )));
+    };
+    if known.region != new.region {
+        return Err(refused(format!(
+            "node {old} is in {}, this one in {}: a node is replaced in its region",
+            known.region, new.region
+        )));
+    }
+    let holdings = control.holdings(old);
+    let empty = known.draining && holdings.replicas + holdings.votes == 0;
+    if known.is_live() && !empty {
+        // A machine that was lost a moment ago is known as live until its lease has run out.
+        return Err(PortError::Unavailable(format!(
+            "node.replaces: node {old} holds its lease: it is replaced when that has run out, so if \
+             it runs, stop it, or drain it first"
+        )));
+    }
+    Ok(())
 }
 
 impl ControlPort for NodeControl {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use headcount_consensus::{GroupId as RaftGroupId, Leadership};
-use headcount_model::control::{ControlCommand, GroupId};
+use headcount_model::control::{ControlCommand, GroupId, Refusal};
 use headcount_model::{Fence, NodeId, RegionName, ShardId};
 use headcount_placement::Control;
 use headcount_rpc::control::Standings;
@@ -14,8 +14,8 @@ use headcount_rpc::read::ShardStanding;
 use tokio::sync::watch;
 
 use crate::admin::status::{
-    AddressesRow, ClusterRow, ControlRow, LeaderRow, NodeRow, OwnerRow, RegionRow, ShardRow,
-    TrafficRow, standing_name, state_name,
+    AddressesRow, ClusterRow, ControlRow, LeaderRow, NodeRow, OwnerRow, PinRow, RegionRow,
+    ShardRow, TrafficRow, standing_name, state_name,
 };
 use crate::admin::{ClusterStatus, Health, Operator, OperatorCommand, OperatorError, Readiness};
 use crate::control::ControlError;
@@ -91,6 +91,7 @@ impl NodeOperator {
                 placed_row(&control, standings.as_ref(), row)
             })
             .collect();
+        status.pins = pin_rows(&control, &status.shards);
         status.traffic = standings.as_ref().map(|_| traffic_row(&status.shards));
         status.nodes = control
             .nodes()
@@ -194,21 +195,50 @@ impl NodeOperator {
     async fn carry_out(&self, command: OperatorCommand) -> Result<(), OperatorError> {
         command.check()?;
         let booted = self.booted().ok_or(OperatorError::NoCluster)?;
-        let command = match command {
-            OperatorCommand::Drain(node) => ControlCommand::Drain(node),
-            OperatorCommand::Undrain(node) => ControlCommand::Undrain(node),
-            OperatorCommand::Remove(node) => ControlCommand::Remove(node),
-            OperatorCommand::SetWeights(weights) => ControlCommand::SetWeights(weights),
-            OperatorCommand::SetOccupancyInterval(occupancy_interval) => {
-                ControlCommand::SetPacing { occupancy_interval }
-            }
-            OperatorCommand::SetCopies(copies) => ControlCommand::SetCopies(copies),
+        let commands = match command {
+            OperatorCommand::SetHomes(homes) => self.home_commands(&homes)?,
+            single => vec![single_command(single)],
         };
-        match booted.handle.propose(command).await {
-            Ok(_) => Ok(()),
-            Err(ControlError::Refused(refusal)) => Err(OperatorError::Refused(refusal)),
-            Err(ControlError::Unavailable { reason }) => Err(OperatorError::Unknown(reason)),
+        for command in commands {
+            match booted.handle.propose(command).await {
+                Ok(_) => {}
+                Err(ControlError::Refused(refusal)) => return Err(OperatorError::Refused(refusal)),
+                Err(ControlError::Unavailable { reason }) => {
+                    return Err(OperatorError::Unknown(reason));
+                }
+            }
         }
+        Ok(())
+    }
+
+    /// Returns what gives the shards of pins other homes.
+    fn home_commands(
+        &self,
+        homes: &BTreeMap<String, RegionName>,
+    ) -> Result<Vec<ControlCommand>, OperatorError> {
+        let control = self.progress.control.borrow().clone();
+        let facts = control.facts().ok_or(OperatorError::NoCluster)?;
+        let map = facts.shard_map();
+        let mut commands = Vec::new();
+        for (prefix, home) in homes {
+            if !control.regions().contains_key(home) {
+                let region = home.clone();
+                return Err(OperatorError::Refused(Refusal::UnknownRegion { region }));
+            }
+            let shards: Vec<ShardId> = map.pinned(prefix).collect();
+            if shards.is_empty() {
+                let known: Vec<_> = facts.pins.iter().map(|pin| &pin.prefix).collect();
+                return Err(OperatorError::Invalid(format!(
+                    "{prefix:?} is no pin of this cluster; it was founded with {known:?}, and pins \
+                     cannot be added later"
+                )));
+            }
+            commands.extend(shards.into_iter().map(|shard| ControlCommand::SetHome {
+                shard,
+                home: Some(home.clone()),
+            }));
+        }
+        Ok(commands)
     }
 
     async fn found_cluster(&self) -> Result<(), OperatorError> {
@@ -256,6 +286,21 @@ impl Operator for NodeOperator {
 
     fn command(&self, command: OperatorCommand) -> BoxFuture<'_, Result<(), OperatorError>> {
         self.carry_out(command).boxed()
+    }
+}
+
+/// Returns what has a command of an operator carried out that is a single one of the control group.
+fn single_command(command: OperatorCommand) -> ControlCommand {
+    match command {
+        OperatorCommand::Drain(node) => ControlCommand::Drain(node),
+        OperatorCommand::Undrain(node) => ControlCommand::Undrain(node),
+        OperatorCommand::Remove(node) => ControlCommand::Remove(node),
+        OperatorCommand::SetWeights(weights) => ControlCommand::SetWeights(weights),
+        OperatorCommand::SetOccupancyInterval(occupancy_interval) => {
+            ControlCommand::SetPacing { occupancy_interval }
+        }
+        OperatorCommand::SetCopies(copies) => ControlCommand::SetCopies(copies),
+        OperatorCommand::SetHomes(_) => unreachable!("it is one for each shard"),
     }
 }
 
@@ -333,6 +378,36 @@ fn placed_row(control: &Control, standings: Option<&Standings>, row: ShardRow) -
     }
 }
 
+/// Tells the pins of a cluster, each with where its shards are led.
+fn pin_rows(control: &Control, shards: &[ShardRow]) -> Vec<PinRow> {
+    let Some(facts) = control.facts() else {
+        return Vec::new();
+    };
+    let map = facts.shard_map();
+    let rows = facts.pins.iter().map(|pin| {
+        let ids: Vec<u32> = map.pinned(&pin.prefix).map(|shard| shard.0).collect();
+        let mut theirs = shards
+            .iter()
+            .filter(|row| ids.contains(&row.shard))
+            .peekable();
+        let home = theirs
+            .peek()
+            .and_then(|row| row.home.clone())
+            .unwrap_or_default();
+        let at_home = theirs.filter(|row| {
+            let leader = row.leader.as_ref();
+            leader.is_some_and(|leader| leader.region == home)
+        });
+        PinRow {
+            prefix: pin.prefix.clone(),
+            at_home: at_home.count(),
+            home,
+            shards: ids,
+        }
+    });
+    rows.collect()
+}
+
 /// Sums up the traffic of all shards.
 fn traffic_row(shards: &[ShardRow]) -> TrafficRow {
     let mut row = TrafficRow::default();
@@ -380,6 +455,8 @@ fn node_row(
         replicas: usize::try_from(holdings.replicas).unwrap_or(usize::MAX),
         voters: votes.count(),
         leaders: led.count(),
+        owned: usize::try_from(holdings.owns).unwrap_or(usize::MAX),
+        held: usize::try_from(holdings.replicas + holdings.votes).unwrap_or(usize::MAX),
         ..NodeRow::default()
     };
     if let Some(node) = control.node(id) {

@@ -9,6 +9,7 @@
 //! | `POST /v1/init` | founds a cluster with this node |
 //! | `POST /v1/nodes/{id}/drain`, `/undrain`, `/remove` | carries it out |
 //! | `PUT /v1/weights` | `{"region": weight}`: the regions' shares of coordinators |
+//! | `PUT /v1/homes` | `{"prefix": "region"}`: where the coordinators of pinned channels are |
 //! | `PUT /v1/settings` | `{"occupancy_interval_ms"?, "copies"?}` |
 //!
 //! Below `/v1/` operators bring `Authorization: Bearer TOKEN`, see [`Config`]. Errors are

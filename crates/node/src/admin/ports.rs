@@ -56,6 +56,8 @@ pub enum OperatorCommand {
     /// Sets the regions' shares of coordinators, each 0 to [`WEIGHT_MAX`]; regions that are not
     /// named keep theirs.
     SetWeights(BTreeMap<RegionName, u32>),
+    /// Sets the regions where pins' coordinators are, by the pins' prefixes; others keep theirs.
+    SetHomes(BTreeMap<String, RegionName>),
     /// Sets how often paced occupancy events are told.
     SetOccupancyInterval(Duration),
     /// Sets how many replicas of each shard a region holds.
@@ -101,6 +103,9 @@ impl OperatorCommand {
                 ))),
                 None => Ok(()),
             },
+            Self::SetHomes(homes) if homes.is_empty() => {
+                Err(OperatorError::Invalid("no pin is given".to_owned()))
+            }
             Self::SetCopies(copies) if !(1..=COPIES_MAX).contains(copies) => {
                 Err(OperatorError::Invalid(format!(
                     "copies must be from 1 to {COPIES_MAX}, not {copies}"
@@ -117,6 +122,7 @@ impl OperatorCommand {
             Self::Drain(_)
             | Self::Undrain(_)
             | Self::Remove(_)
+            | Self::SetHomes(_)
             | Self::SetCopies(_)
             | Self::SetOccupancyInterval(_) => Ok(()),
         }

@@ -105,6 +105,7 @@ pub(super) fn router(
         .route("/v1/init", post(init))
         .route("/v1/nodes/{id}/{operation}", post(node))
         .route("/v1/weights", put(weights))
+        .route("/v1/homes", put(homes))
         .route("/v1/settings", put(settings))
         .layer(middleware::from_fn_with_state(admin.clone(), admit));
     Router::new()
@@ -274,6 +275,18 @@ async fn weights(State(admin): State<Admin>, body: Body) -> Response {
         Err(error) => return malformed(&error, "{\"us-east-1\": 100}"),
     };
     command_node(&admin, OperatorCommand::SetWeights(weights)).await
+}
+
+async fn homes(State(admin): State<Admin>, body: Body) -> Response {
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) => return unread(&rejection),
+    };
+    let homes: BTreeMap<String, RegionName> = match serde_json::from_slice(&body) {
+        Ok(homes) => homes,
+        Err(error) => return malformed(&error, "{\"eu:\": \"eu-west-1\"}"),
+    };
+    command_node(&admin, OperatorCommand::SetHomes(homes)).await
 }
 
 /// What `PUT /v1/settings` takes.

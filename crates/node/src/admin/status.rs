@@ -16,6 +16,9 @@ pub struct ClusterStatus {
     pub regions: Vec<RegionRow>,
     /// By id.
     pub nodes: Vec<NodeRow>,
+    /// Channels whose coordinators stay in one region, by prefix.
+    #[serde(default)]
+    pub pins: Vec<PinRow>,
     /// By id: those shards of which the node knows something.
     pub shards: Vec<ShardRow>,
     /// The group that decides about all of the above.
@@ -50,6 +53,19 @@ pub struct ClusterRow {
     pub timing: String,
     /// How often it was recovered without its quorum.
     pub era: u32,
+}
+
+/// A pin.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinRow {
+    /// How the names of its channels begin.
+    pub prefix: String,
+    /// The region where their coordinators should be.
+    pub home: String,
+    /// The shards that they have for themselves.
+    pub shards: Vec<u32>,
+    /// How many of those are led from there, as far as is known.
+    pub at_home: usize,
 }
 
 /// A region.
@@ -94,6 +110,13 @@ pub struct NodeRow {
     pub voters: usize,
     /// How many shards it leads, as far as is known.
     pub leaders: usize,
+    /// How many shards it owns for its region.
+    #[serde(default)]
+    pub owned: usize,
+    /// What it must lose, once drained, before it can be removed: replicas of shards and votes, that
+    /// in the control group included.
+    #[serde(default)]
+    pub held: usize,
     /// How long ago its lease was renewed, as the control group's leader knows; missing if it could
     /// not be asked.
     pub lease_age_ms: Option<u64>,

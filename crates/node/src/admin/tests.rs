@@ -210,6 +210,7 @@ async fn commands_reach_the_node() {
         ("POST /v1/nodes/7/undrain", ""),
         ("POST /v1/nodes/7/remove", ""),
         ("PUT /v1/weights", r#"{"eu-west-1": 300}"#),
+        ("PUT /v1/homes", r#"{"eu:": "eu-west-1"}"#),
         (
             "PUT /v1/settings",
             r#"{"occupancy_interval_ms": 1000, "copies": 1}"#,
@@ -223,6 +224,7 @@ async fn commands_reach_the_node() {
     }
     let node = NodeId(7);
     let weights = [("eu-west-1".parse().unwrap(), 300)].into();
+    let homes = [("eu:".to_owned(), "eu-west-1".parse().unwrap())].into();
     assert_eq!(
         served.operator.0.lock().unwrap().asked,
         [
@@ -231,6 +233,7 @@ async fn commands_reach_the_node() {
             Some(OperatorCommand::Undrain(node)),
             Some(OperatorCommand::Remove(node)),
             Some(OperatorCommand::SetWeights(weights)),
+            Some(OperatorCommand::SetHomes(homes)),
             Some(OperatorCommand::SetOccupancyInterval(
                 std::time::Duration::from_secs(1)
             )),
@@ -255,6 +258,8 @@ async fn what_is_malformed_is_refused_here() {
         ),
         ("POST /v1/nodes/seven/drain", "", 400),
         ("POST /v1/nodes/7/eject", "", 404),
+        ("PUT /v1/homes", "{}", 400),
+        ("PUT /v1/homes", r#"{"eu:": "eu west"}"#, 400),
         ("PUT /v1/weights", "", 400),
         ("PUT /v1/weights", "{}", 400),
         ("PUT /v1/weights", r#"{"eu west": 1}"#, 400),

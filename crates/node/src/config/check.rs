@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use headcount_model::control::{Settings, TEXT_BYTES_MAX, TimingProfile};
-use headcount_model::{AppId, Rate, RegionName, ReportLimits};
+use headcount_model::control::{PINS_MAX, Pin, Settings, TEXT_BYTES_MAX, TimingProfile};
+use headcount_model::{AppId, NodeId, Rate, RegionName, ReportLimits, SHARDS_MAX};
 use tracing_subscriber::EnvFilter;
 
 use super::fault::{Fault, Origin};
 use super::layers::Layers;
 use super::raw::RawConfig;
+use super::value::RawPin;
 use super::{AppConfig, ClusterConfig, Config, ListenConfig, NodeConfig, TelemetryConfig, apps};
 use crate::telemetry::LogFormat;
 
@@ -36,7 +37,8 @@ impl<'a> Check<'a> {
     pub(super) fn run(mut self, raw: &RawConfig, apps_origin: &Origin) -> Option<Config> {
         let node = self.node(raw);
         let listen = self.listen(raw);
-        let cluster = self.cluster(raw);
+        let pins = self.pins(raw);
+        let cluster = self.cluster(raw, pins);
         self.relations(raw);
         let admin = self.admin(raw);
         let telemetry = self.telemetry(raw);
@@ -139,6 +141,7 @@ impl<'a> Check<'a> {
             data_dir: PathBuf::from(&raw.data_dir),
             advertise_host: Some(raw.advertise_host.clone()).filter(|host| !host.is_empty()),
             join: raw.join.clone(),
+            replaces: (raw.replaces > 0).then_some(NodeId(raw.replaces)),
         })
     }
 
@@ -182,7 +185,63 @@ impl<'a> Check<'a> {
         parsed
     }
 
-    fn cluster(&mut self, raw: &RawConfig) -> Option<ClusterConfig> {
+    fn pins(&mut self, raw: &RawConfig) -> Vec<Pin> {
+        let mut pins = Vec::new();
+        let mut wrong = |what: String| self.fault("placement", "pins", what);
+        for RawPin {
+            prefix,
+            home,
+            shards,
+        } in &raw.placement.pins.0
+        {
+            if prefix.is_empty() || prefix.len() > TEXT_BYTES_MAX {
+                wrong(format!(
+                    "{prefix:?}: a prefix must have 1 to {TEXT_BYTES_MAX} bytes"
+                ));
+            }
+            if prefix.starts_with('[') {
+                wrong(format!(
+                    "{prefix:?}: names that begin with [ are no channels to pin"
+                ));
+            }
+            if !(1..=SHARDS_MAX).contains(shards) {
+                wrong(format!(
+                    "{prefix:?}: shards must be from 1 to {SHARDS_MAX}, not {shards}"
+                ));
+            }
+            match RegionName::new(home) {
+                Ok(home) => pins.push(Pin {
+                    prefix: prefix.clone(),
+                    home,
+                    shards: *shards,
+                }),
+                Err(error) => wrong(format!("{prefix:?}: home: {error}")),
+            }
+        }
+        pins.sort();
+        if let Some(pair) = pins
+            .windows(2)
+            .find(|pair| pair[0].prefix == pair[1].prefix)
+        {
+            wrong(format!("{:?} is pinned twice", pair[0].prefix));
+        }
+        if pins.len() > PINS_MAX {
+            wrong(format!(
+                "there are {}, at most {PINS_MAX} are allowed",
+                pins.len()
+            ));
+        }
+        let pinned = pins.iter().map(|pin| u64::from(pin.shards));
+        let all = u64::from(raw.cluster.shards) + pinned.sum::<u64>();
+        if all > u64::from(SHARDS_MAX) {
+            wrong(format!(
+                "with cluster.shards there are {all} shards, at most {SHARDS_MAX} may be"
+            ));
+        }
+        pins
+    }
+
+    fn cluster(&mut self, raw: &RawConfig, pins: Vec<Pin>) -> Option<ClusterConfig> {
         let raw = &raw.cluster;
         if raw.name.is_empty() || raw.name.len() > TEXT_BYTES_MAX {
             self.fault(
@@ -202,6 +261,7 @@ impl<'a> Check<'a> {
         Some(ClusterConfig {
             name: raw.name.clone(),
             shards: raw.shards,
+            pins,
             timing: timing?,
         })
     }
@@ -338,7 +398,7 @@ fn traffic(raw: &RawConfig) -> headcount_placement::TrafficConfig {
 fn gateway(raw: &RawConfig) -> headcount_gateway::Config {
     let settings = &raw.gateway;
     headcount_gateway::Config {
-        shards: raw.cluster.shards,
+        shards: raw.cluster.shards.into(),
         flush_interval: settings.flush_interval,
         grace: settings.edge_grace,
         takeover: settings.takeover_timeout,

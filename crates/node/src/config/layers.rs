@@ -91,6 +91,15 @@ impl Layers {
         };
         for (section, value) in table {
             match value {
+                // Nothing but pins of the section is written.
+                value @ Toml::Array(_) if section == "placement" => {
+                    let written = Written {
+                        value,
+                        text: None,
+                        origin: origin.clone(),
+                    };
+                    self.settings.insert((section, "pins".to_owned()), written);
+                }
                 value if section == "app" => self.apps = Some((value, origin.clone())),
                 Toml::Table(keys) => {
                     for (key, value) in keys {

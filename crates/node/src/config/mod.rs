@@ -23,8 +23,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use headcount_access::Apps;
-use headcount_model::control::{Fingerprint, Settings, TimingProfile};
-use headcount_model::{AppId, RegionName};
+use headcount_model::control::{ClusterFacts, Fingerprint, Pin, Settings, TimingProfile};
+use headcount_model::{AppId, NodeId, RegionName, ShardMap};
 
 pub use dev::{DEV_KEYS, DEV_REGIONS, DEV_SHARDS, DevKey, dev_port};
 pub use docs::{reference, secrets_masked};
@@ -32,8 +32,9 @@ pub use fault::{ConfigError, Fault, Origin};
 pub use layers::{Environment, ProcessEnvironment, VARIABLE_PREFIX};
 pub use raw::{RawApp, RawConfig, RawKey, RawLifecycle, Secrets, section_docs};
 pub use table::{KeyDoc, SectionDoc};
-pub use value::{Bytes, SecretText};
+pub use value::{Bytes, Pins, RawPin, SecretText};
 
+use crate::node::StartError;
 use crate::telemetry::LogFormat;
 
 /// A node's configuration, checked, with each stage's own part ready to be handed to it.
@@ -104,6 +105,8 @@ pub struct NodeConfig {
     pub advertise_host: Option<String>,
     /// Peers to ask for membership, each `host:port`.
     pub join: Vec<String>,
+    /// The dead node whose place it takes when it joins.
+    pub replaces: Option<NodeId>,
 }
 
 /// Where a node listens.
@@ -124,8 +127,10 @@ pub struct ListenConfig {
 pub struct ClusterConfig {
     /// What people call it.
     pub name: String,
-    /// How many shards it has.
+    /// How many shards it has for channels without a pin.
     pub shards: u32,
+    /// Which channels have shards of their own, ascending by prefix.
+    pub pins: Vec<Pin>,
     /// How patient raft is.
     pub timing: TimingProfile,
 }
@@ -291,16 +296,59 @@ impl Config {
 }
 
 impl ClusterConfig {
-    /// Returns the hash by which nodes see that they agree on this section: FNV-1a of its canonical
+    /// Returns which shard each channel belongs to.
+    #[must_use]
+    pub fn shard_map(&self) -> ShardMap {
+        ShardMap::new(self.shards, &self.pins)
+    }
+
+    /// Checks that channels are divided as the cluster divides them.
+    pub(crate) fn check_settled(&self, facts: &ClusterFacts) -> Result<(), StartError> {
+        if self.shards != facts.divided() {
+            return Err(StartError::Settled {
+                key: "cluster.shards",
+                settled: facts.divided().to_string(),
+                configured: self.shards.to_string(),
+            });
+        }
+        let told = |pins: &[Pin]| {
+            let told = pins
+                .iter()
+                .map(|pin| format!("{:?} in {} shards", pin.prefix, pin.shards));
+            let told: Vec<String> = told.collect();
+            if told.is_empty() {
+                "none".to_owned()
+            } else {
+                told.join(", ")
+            }
+        };
+        let (settled, configured) = (told(&facts.pins), told(&self.pins));
+        if settled == configured {
+            return Ok(());
+        }
+        Err(StartError::Settled {
+            key: "placement.pins",
+            settled,
+            configured,
+        })
+    }
+
+    /// Returns the hash by which nodes see that they agree on this section and on pins: FNV-1a of its canonical
     /// text, fixed for ever.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         let Self {
             name,
             shards,
+            pins,
             timing,
         } = self;
-        let text = format!("headcount cluster 1\nname={name}\nshards={shards}\ntiming={timing}\n");
+        let mut text =
+            format!("headcount cluster 1\nname={name}\nshards={shards}\ntiming={timing}\n");
+        // Not their homes, which may change.
+        for Pin { prefix, shards, .. } in pins {
+            text.push_str(&format!("pin={shards} {prefix:?}\n"));
+        }
         let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         });

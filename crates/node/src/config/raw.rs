@@ -8,7 +8,7 @@ use headcount_model::{COUNT_MAX, SHARDS_MAX};
 use super::fault::Fault;
 use super::layers::Layers;
 use super::table::{SectionDoc, describe, lines, outside, sections, take};
-use super::value::{Bytes, SecretText, Value};
+use super::value::{Bytes, Pins, SecretText, Value};
 
 const fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
@@ -159,6 +159,10 @@ sections! {
         /// Peers to ask for membership, each `host:port` of a peer listener. Any living one is
         /// enough; the node's own is passed over. Looked at only while the data directory is empty.
         join: Vec<String> = Vec::new();
+        /// Id of a dead node whose place this one takes when it joins: the other's membership ends
+        /// and its replicas are placed anew, here as well, from the copies that others hold. Looked
+        /// at only while the data directory is empty. 0 for none.
+        replaces: u64 = 0;
     }
 
     /// Where the node listens, each `address:port`; port 0 takes any free one.
@@ -294,6 +298,13 @@ sections! {
         /// node dies counts for nothing until a fresh replica has caught up. Read by the node that
         /// founds the cluster.
         copies: u32 = 2, 1..=COPIES_MAX;
+        /// Channels whose coordinators stay in one region while it lives: those whose names begin
+        /// with `prefix`, in every app, are divided into `shards` of their own (4 if not said), led
+        /// from the region `home`. Where several prefixes fit, the longest counts. Also written as
+        /// `[[placement.pins]]`, or `[[placement]]` where nothing else of this section is in the
+        /// file. Prefixes and shards are fixed when the cluster is born, and equal on all nodes;
+        /// homes are read by the node that founds it, and changed by `headcount cluster home`.
+        pins: Pins = Pins::default();
         /// Whether a shard's coordinator moves to the region that most changes of the shard's
         /// channels come from, where they wait least for it. False leaves it to the weights. Like
         /// the next three, to be kept equal on all nodes, since any of them may have to decide.

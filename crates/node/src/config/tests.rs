@@ -391,6 +391,7 @@ fn the_fingerprint_is_fixed_for_ever_and_sees_each_setting() {
     let cluster = |name: &str, shards, timing| ClusterConfig {
         name: name.into(),
         shards,
+        pins: Vec::new(),
         timing,
     };
     let one = cluster("a", 64, TimingProfile::Wan).fingerprint();
@@ -401,6 +402,107 @@ fn the_fingerprint_is_fixed_for_ever_and_sees_each_setting() {
         cluster("a", 64, TimingProfile::Local),
     ] {
         assert_ne!(one, other.fingerprint(), "{other:?}");
+    }
+    let pinned = |prefix: &str, home: &str, shards| ClusterConfig {
+        pins: vec![Pin {
+            prefix: prefix.to_owned(),
+            home: RegionName::new(home).unwrap(),
+            shards,
+        }],
+        ..cluster("a", 64, TimingProfile::Wan)
+    };
+    let two = pinned("eu:", "eu", 4).fingerprint();
+    assert_eq!(
+        two,
+        pinned("eu:", "us", 4).fingerprint(),
+        "homes may change"
+    );
+    for other in [
+        one,
+        pinned("ap:", "eu", 4).fingerprint(),
+        pinned("eu:", "eu", 5).fingerprint(),
+    ] {
+        assert_ne!(two, other);
+    }
+}
+
+#[test]
+fn pins_are_written_in_three_ways_and_checked() {
+    let short = "[node]\nregion = \"a\"\n[[placement]]\nprefix = \"eu:\"\nhome = \"eu-west-1\"\n";
+    let long = "[node]\nregion = \"a\"\n[placement]\ncopies = 1\n[[placement.pins]]\n\
+                prefix = \"eu:\"\nhome = \"eu-west-1\"\nshards = 4\n";
+    let flag = "placement.pins=[{ prefix = \"eu:\", home = \"eu-west-1\" }]";
+    let pins = |loaded: Loaded| loaded.config.cluster.pins;
+    let one = pins(try_load(short, &[], &[]).unwrap());
+    assert_eq!(one[0].prefix, "eu:");
+    assert_eq!((one[0].home.as_str(), one[0].shards), ("eu-west-1", 4));
+    assert_eq!(pins(try_load(long, &[], &[]).unwrap()), one);
+    let by_flag = try_load(REGION, &[], &[flag]).unwrap();
+    assert_eq!(by_flag.config.cluster.shard_map().count(), 68);
+    // What is printed is read back.
+    let table = by_flag.raw.to_table(Secrets::Shown).to_string();
+    assert_eq!(pins(try_load(&table, &[], &[]).unwrap()), one);
+
+    for (pins, wrong) in [
+        ("[{ prefix = \"\", home = \"eu\" }]", "must have 1 to"),
+        (
+            "[{ prefix = \"[meta]\", home = \"eu\" }]",
+            "no channels to pin",
+        ),
+        ("[{ prefix = \"a\", home = \"e u\" }]", "home: "),
+        (
+            "[{ prefix = \"a\", home = \"eu\", shards = 0 }]",
+            "shards must be",
+        ),
+        (
+            "[{ prefix = \"a\", home = \"eu\", shards = 1000 }]",
+            "1064 shards",
+        ),
+        (
+            "[{ prefix = \"a\", home = \"eu\" }, { prefix = \"a\", home = \"us\" }]",
+            "pinned twice",
+        ),
+        ("[{ prefix = \"a\" }]", "expected a list of pins"),
+        ("3", "expected a list of pins"),
+    ] {
+        let told = faults(REGION, &[], &[&format!("placement.pins={pins}")]);
+        let named = told.len() == 1 && told[0].starts_with("placement.pins");
+        assert!(named && told[0].contains(wrong), "{pins}: {told:?}");
+    }
+}
+
+#[test]
+fn a_cluster_does_not_divide_its_channels_anew() {
+    let flag = "placement.pins=[{ prefix = \"eu:\", home = \"eu\" }]";
+    let born = try_load(REGION, &[], &[flag]).unwrap().config.cluster;
+    let facts = ClusterFacts {
+        id: headcount_model::control::ClusterId(1),
+        name: born.name.clone(),
+        shards: born.shard_map().count(),
+        pins: born.pins.clone(),
+        timing: born.timing,
+        era: headcount_model::Era(0),
+        format: 1,
+        fingerprint: born.fingerprint(),
+    };
+    assert_eq!(facts.shard_map(), born.shard_map());
+    assert!(born.check_settled(&facts).is_ok());
+    let moved = "placement.pins=[{ prefix = \"eu:\", home = \"us\" }]";
+    let moved = try_load(REGION, &[], &[moved]).unwrap().config.cluster;
+    assert!(moved.check_settled(&facts).is_ok(), "homes may differ");
+    for (flags, key) in [
+        (
+            vec![],
+            "placement.pins: the cluster was founded with \"eu:\" in 4 shards",
+        ),
+        (
+            vec![flag, "cluster.shards=65"],
+            "cluster.shards: the cluster was founded with 64",
+        ),
+    ] {
+        let other = try_load(REGION, &[], &flags).unwrap().config.cluster;
+        let told = other.check_settled(&facts).unwrap_err().to_string();
+        assert!(told.starts_with(key), "{told}");
     }
 }
 

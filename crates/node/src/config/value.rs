@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use headcount_model::control::PIN_SHARDS_DEFAULT;
 use toml::Value as Toml;
 
 /// A value of a setting.
@@ -172,6 +173,49 @@ impl Value for Vec<String> {
 
     fn write(&self) -> Toml {
         Toml::Array(self.iter().map(Value::write).collect())
+    }
+}
+
+/// Pins as they were written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Pins(pub Vec<RawPin>);
+
+/// A pin as it was written.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawPin {
+    /// How the channels' names begin.
+    pub prefix: String,
+    /// The region where their coordinators are.
+    pub home: String,
+    /// How many shards they are divided into.
+    #[serde(default = "pin_shards")]
+    pub shards: u32,
+}
+
+fn pin_shards() -> u32 {
+    PIN_SHARDS_DEFAULT
+}
+
+impl Value for Pins {
+    const EXPECTED: &'static str =
+        "a list of pins such as [{ prefix = \"eu:\", home = \"eu-west-1\", shards = 4 }]";
+    const TEXTUAL: bool = false;
+
+    fn read(value: &Toml) -> Option<Self> {
+        value.clone().try_into().ok()
+    }
+
+    fn write(&self) -> Toml {
+        let pins = self.0.iter().map(|pin| {
+            let mut table = toml::Table::new();
+            table.insert("prefix".to_owned(), pin.prefix.clone().into());
+            table.insert("home".to_owned(), pin.home.clone().into());
+            table.insert("shards".to_owned(), i64::from(pin.shards).into());
+            Toml::Table(table)
+        });
+        Toml::Array(pins.collect())
     }
 }
 

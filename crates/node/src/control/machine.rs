@@ -28,7 +28,8 @@ impl Machine for ControlMachine {
         // stops and says so instead.
         let command = command.unwrap_or_else(|error| {
             panic!(
-                "entry {} of the control group is not understood: {error}",
+                "entry {} of the control group is not understood: {error}; if a later release wrote it, \
+                 start the node with that release",
                 at.index
             )
         });

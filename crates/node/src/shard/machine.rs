@@ -48,7 +48,8 @@ impl ConsensusMachine for Machine {
         // group stops and says so instead.
         let entry = entry.unwrap_or_else(|error| {
             panic!(
-                "entry {} of shard {} is not understood: {error}",
+                "entry {} of shard {} is not understood: {error}; if a later release wrote it, start \
+                 the node with that release",
                 at.index, self.replica.id
             )
         });

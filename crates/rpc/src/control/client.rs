@@ -174,7 +174,8 @@ async fn call<T>(
     }
 }
 
-/// Asks the node at `address` (`host:port` of its peer listener) to make this one a member.
+/// Asks the node at `address` (`host:port` of its peer listener) to make this one a member, in the
+/// place of a dead node if `replaces` names one.
 ///
 /// # Errors
 /// [`CallError::Refused`] if the cluster does not want it, which asking again does not mend.
@@ -183,6 +184,7 @@ pub async fn join(
     address: &str,
     handshake: Handshake,
     node: NewNode,
+    replaces: Option<NodeId>,
 ) -> Result<JoinReply, CallError> {
     let unusable = |error: tonic::transport::Error| CallError::Unavailable {
         reason: format!("{address}: {error}"),
@@ -210,6 +212,7 @@ pub async fn join(
             peer: node.addresses.peer,
             admin: node.addresses.admin,
         }),
+        replaces: replaces.map_or(0, |node| node.0),
     };
     let reply = Generated::new(channel).join(request).await?.into_inner();
     let cluster = reply.cluster.as_ref().try_into().map(u128::from_be_bytes);

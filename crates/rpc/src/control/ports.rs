@@ -16,6 +16,8 @@ pub struct JoinAsk {
     pub handshake: Handshake,
     /// Who and where it is.
     pub node: NewNode,
+    /// The dead node whose place it takes, if any.
+    pub replaces: Option<NodeId>,
 }
 
 /// What a joined node is told.

@@ -82,7 +82,12 @@ fn take_join(request: proto::JoinRequest) -> Result<JoinAsk, Status> {
             admin: addresses.admin,
         },
     };
-    Ok(JoinAsk { handshake, node })
+    let replaces = (request.replaces > 0).then_some(NodeId(request.replaces));
+    Ok(JoinAsk {
+        handshake,
+        node,
+        replaces,
+    })
 }
 
 #[tonic::async_trait]

@@ -61,8 +61,13 @@ fn new_node() -> impl Strategy<Value = NewNode> {
 fn facts() -> impl Strategy<Value = ClusterFacts> {
     let timing = prop::sample::select(TimingProfile::ALL.to_vec());
     let numbers = (any::<u32>(), any::<u32>(), any::<u32>(), any::<u64>());
-    (any::<u128>(), ".{0,9}", timing, numbers).prop_map(
-        |(id, name, timing, (shards, era, format, fingerprint))| ClusterFacts {
+    let pin = (".{0,4}", region(), any::<u32>()).prop_map(|(prefix, home, shards)| Pin {
+        prefix,
+        home,
+        shards,
+    });
+    (any::<u128>(), ".{0,9}", timing, numbers, vec(pin, 0..3)).prop_map(
+        |(id, name, timing, (shards, era, format, fingerprint), pins)| ClusterFacts {
             id: ClusterId(id),
             name,
             shards,
@@ -70,6 +75,7 @@ fn facts() -> impl Strategy<Value = ClusterFacts> {
             era: Era(era),
             format,
             fingerprint: Fingerprint(fingerprint),
+            pins,
         },
     )
 }
