@@ -431,7 +431,7 @@ impl Node {
         };
         let failed = stop.clone();
         tasks.spawn(async move {
-            if let Err(error) = boot.run(client, reporter, peer).await {
+            if let Err(error) = Box::pin(boot.run(client, reporter, peer)).await {
                 tracing::error!(target: "node", %error, "the node cannot start");
                 failed.send_if_modified(|reason| {
                     let first = reason.is_none();
