@@ -11,6 +11,8 @@ pub struct Config {
     /// [`SHARDS_MAX`](headcount_model::SHARDS_MAX).
     pub shards: ShardMap,
     /// How long changes are gathered before they are sent to the regional owners. Default 5 ms.
+    /// Counts that change and stay above zero wait up to ten times as long when a flush has
+    /// thousands of them to tell; what comes from or goes to zero never does.
     /// Too low: an update per attach. Too high: everybody learns later by as much.
     pub flush_interval: Duration,
     /// How long a session outlives its stream. Default 10 s. Too low: a reconnecting edge makes

@@ -1,6 +1,7 @@
 //! The stage: dispatches inputs, keeps all deadlines, and sends what is due.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use headcount_model::{
     AppId, ChannelKey, EdgeId, Fence, GatewayAck, GatewayItem, GatewayUpdate, Hello, Incarnation,
@@ -18,6 +19,8 @@ use crate::table::Table;
 enum Deadline {
     /// Changes are to be sent.
     Flush,
+    /// Those that must not wait are.
+    Hurry,
     /// The recovery time ends.
     Recovery,
     /// A session's grace is over.
@@ -56,6 +59,10 @@ pub struct Gateway {
     deadlines: BTreeSet<(Monotonic, Deadline)>,
     /// Whether a flush is among the deadlines.
     flushing: bool,
+    /// Whether a flush of only what is urgent is.
+    hurrying: bool,
+    /// How long counts wait for company; grows with what the last flush had to tell.
+    pause: Duration,
     recovered: bool,
     draining: bool,
 }
@@ -75,6 +82,8 @@ impl Gateway {
             clients: BTreeMap::new(),
             deadlines: BTreeSet::from([recovery]),
             flushing: false,
+            hurrying: false,
+            pause: config.flush_interval,
             recovered: false,
             draining: false,
             config,
@@ -381,22 +390,48 @@ impl Gateway {
         self.arm_uplink(now, number);
     }
 
+    /// Sends everything that waits. The more it was, the longer the next counts wait: a busy node
+    /// would otherwise tell each change of a channel that changes all the time.
     fn flush(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.flushing = false;
+        let before = effects.len();
         let mut dirty = std::mem::take(&mut self.table.dirty);
         for number in dirty.drain(..) {
             self.table.shards[usize::from(number)].scheduled = false;
             self.send(now, number, effects);
         }
         self.table.dirty = dirty;
+        for number in std::mem::take(&mut self.table.urgent) {
+            self.table.shards[usize::from(number)].urgent = false;
+        }
+        let told: usize = effects[before..].iter().map(told).sum();
+        let longer = (told / REGISTERS_PER_PAUSE).clamp(1, PAUSES_MAX);
+        self.pause = self.config.flush_interval * longer as u32;
     }
 
-    /// Sees to it that changes are sent when the flush interval has passed.
+    /// Sends what waits for the owners of shards with something urgent.
+    fn hurry(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.hurrying = false;
+        let mut urgent = std::mem::take(&mut self.table.urgent);
+        for number in urgent.drain(..) {
+            self.table.shards[usize::from(number)].urgent = false;
+            self.send(now, number, effects);
+        }
+        self.table.urgent = urgent;
+    }
+
+    /// Sees to it that changes are sent in time.
     fn arm_flush(&mut self, now: Now) {
         if !self.flushing && !self.table.dirty.is_empty() {
             self.flushing = true;
-            let at = now.monotonic.after(self.config.flush_interval);
+            let at = now.monotonic.after(self.pause);
             self.deadlines.insert((at, Deadline::Flush));
+        }
+        let stretched = self.pause > self.config.flush_interval;
+        if stretched && !self.hurrying && !self.table.urgent.is_empty() {
+            self.hurrying = true;
+            let at = now.monotonic.after(self.config.flush_interval);
+            self.deadlines.insert((at, Deadline::Hurry));
         }
     }
 
@@ -483,6 +518,7 @@ impl Stage for Gateway {
             };
             match deadline {
                 Deadline::Flush => self.flush(now, effects),
+                Deadline::Hurry => self.hurry(now, effects),
                 Deadline::Recovery => {
                     self.recovered = true;
                     self.table.say_to_all(&GatewayItem::Recovered);
@@ -503,6 +539,23 @@ impl Stage for Gateway {
 
 /// Most doublings of the time that an owner is given to acknowledge.
 const DOUBLINGS_MAX: u32 = 3;
+
+/// Registers of one flush that make the next one wait for one more interval.
+const REGISTERS_PER_PAUSE: usize = 1_000;
+
+/// Most intervals that counts wait.
+const PAUSES_MAX: usize = 10;
+
+/// Returns how much an effect tells an owner.
+fn told(effect: &Effect) -> usize {
+    match effect {
+        Effect::Send { update, .. } => update.items.len(),
+        Effect::Welcome { .. }
+        | Effect::Ack { .. }
+        | Effect::Close { .. }
+        | Effect::ClientsAck { .. } => 0,
+    }
+}
 
 /// Counts items in order; returns those that were refused.
 fn apply_all<'a>(

@@ -62,6 +62,9 @@ pub(crate) struct Table {
     map: ShardMap,
     /// Shards that have something to tell and were not looked at since, each once.
     pub(crate) dirty: Vec<u16>,
+    /// Those that must not wait for company, each once: a count went from or to zero, or a source
+    /// came or went.
+    pub(crate) urgent: Vec<u16>,
     sources: Slab<Source>,
     names: FixedState,
     /// Sum of what the sources have.
@@ -76,6 +79,7 @@ impl Table {
             shards: (0..config.shards.count()).map(|_| Shard::new()).collect(),
             map: config.shards.clone(),
             dirty: Vec::new(),
+            urgent: Vec::new(),
             sources: Slab::new(),
             names: FixedState::with_seed(config.hash_seed),
             entries: 0,
@@ -137,6 +141,7 @@ impl Table {
             if shard.live {
                 shard.say(item.clone());
                 self.schedule(number as u16);
+                self.hurry(number as u16);
             }
         }
     }
@@ -146,6 +151,14 @@ impl Table {
         let scheduled = &mut self.shards[usize::from(shard)].scheduled;
         if !std::mem::replace(scheduled, true) {
             self.dirty.push(shard);
+        }
+    }
+
+    /// Puts a shard on the list of those that must not wait.
+    fn hurry(&mut self, shard: u16) {
+        let urgent = &mut self.shards[usize::from(shard)].urgent;
+        if !std::mem::replace(urgent, true) {
+            self.urgent.push(shard);
         }
     }
 
@@ -213,9 +226,9 @@ impl Table {
                     self.drop_members(source, number, place);
                 }
                 if before != modes {
-                    let counts = &mut self.register_mut(place).occupancy;
-                    *counts = counts.minus(before.occupancy()).plus(modes.occupancy());
-                    self.mark(place);
+                    self.change(place, |counts| {
+                        counts.minus(before.occupancy()).plus(modes.occupancy())
+                    });
                 }
                 return Ok(());
             }
@@ -232,9 +245,7 @@ impl Table {
         let attachments = &mut from.connections.at_mut(number).attachments;
         attachments.insert(place, attachment);
         self.entries += 1;
-        let counts = &mut self.register_mut(place).occupancy;
-        *counts = counts.plus(modes.occupancy());
-        self.mark(place);
+        self.change(place, |counts| counts.plus(modes.occupancy()));
         Ok(())
     }
 
@@ -380,8 +391,7 @@ impl Table {
         let register = self.register_mut(place);
         register.state.counted = counts_now;
         if register.occupancy != occupancy {
-            register.occupancy = occupancy;
-            self.mark(place);
+            self.change(place, |_| occupancy);
         }
         Ok(())
     }
@@ -423,9 +433,7 @@ impl Table {
     fn uncount(&mut self, source: u32, place: Place, modes: Modes) {
         self.entries -= 1;
         self.sources.at_mut(source).entries -= 1;
-        let counts = &mut self.register_mut(place).occupancy;
-        *counts = counts.minus(modes.occupancy());
-        self.mark(place);
+        self.change(place, |counts| counts.minus(modes.occupancy()));
     }
 
     /// Drops every member of an attachment, which must have some.
@@ -442,21 +450,28 @@ impl Table {
     }
 
     fn add_members(&mut self, place: Place, change: i64) {
-        let counts = &mut self.register_mut(place).occupancy;
-        let members = i64::from(counts.get(Category::PresenceMembers)) + change;
-        let members = u32::try_from(members).expect("entries are bounded and counted once");
-        counts.set(Category::PresenceMembers, members);
-        self.mark(place);
+        self.change(place, |mut counts| {
+            let members = i64::from(counts.get(Category::PresenceMembers)) + change;
+            let members = u32::try_from(members).expect("entries are bounded and counted once");
+            counts.set(Category::PresenceMembers, members);
+            counts
+        });
     }
 
-    /// Notes that a register's counts changed.
-    fn mark(&mut self, place: Place) {
+    /// Changes a register's counts, and has it told.
+    fn change(&mut self, place: Place, to: impl FnOnce(Occupancy) -> Occupancy) {
         let shard = &mut self.shards[usize::from(place.shard)];
         let register = shard.registers.at_mut(place.register);
+        let before = register.occupancy;
+        register.occupancy = to(before);
         if shard.live {
+            let crosses = before.crosses(&register.occupancy);
             if !std::mem::replace(&mut register.state.queued, true) {
                 shard.queue.push_back(place.register);
                 self.schedule(place.shard);
+            }
+            if crosses {
+                self.hurry(place.shard);
             }
         } else if register.occupancy.is_zero() {
             self.free(place);

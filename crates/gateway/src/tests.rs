@@ -215,6 +215,36 @@ fn items(updates: &[GatewayUpdate]) -> Vec<GatewayItem> {
 }
 
 #[test]
+fn counts_of_a_busy_node_wait_for_company_and_news_does_not() {
+    let mut world = World::one_shard();
+    world.owner(1);
+    world.open(1, 1, None);
+    let room = |number: u32| format!("room:{number}");
+    world.tell(
+        1,
+        (0..4_000)
+            .map(|number| attach("a", &room(number)))
+            .collect(),
+    );
+    assert_eq!(items(&world.flush()).len(), 4_000);
+    // A count that stays above zero waits for four intervals, a channel that is new for one.
+    world.tell(1, vec![attach("b", "room:1")]);
+    let counts = world.gateway.next_deadline().unwrap();
+    world.tell(1, vec![attach("b", "new")]);
+    let news = world.gateway.next_deadline().unwrap();
+    let interval = Duration::from_millis(5);
+    assert_eq!(counts.since(world.now.monotonic), interval * 4);
+    assert_eq!(news.since(world.now.monotonic), interval);
+    let told = items(&world.flush());
+    assert!(told.contains(&register(1, "new", 1)), "{told:?}");
+    // Once there is little to tell, nothing waits for longer than the interval.
+    world.pass(interval * 4);
+    world.tell(1, vec![attach("c", "room:2")]);
+    let counts = world.gateway.next_deadline().unwrap();
+    assert_eq!(counts.since(world.now.monotonic), interval);
+}
+
+#[test]
 fn ten_thousand_attaches_are_one_register() {
     let mut world = World::one_shard();
     world.owner(1);

@@ -62,6 +62,8 @@ pub(crate) struct Shard {
     pub(crate) deadline: Option<Monotonic>,
     /// Whether the shard is in the list of those that the next flush looks at.
     pub(crate) scheduled: bool,
+    /// Whether it is in the list of those that must not wait.
+    pub(crate) urgent: bool,
 }
 
 impl Shard {
@@ -79,6 +81,7 @@ impl Shard {
             timeouts: 0,
             deadline: None,
             scheduled: false,
+            urgent: false,
         }
     }
 

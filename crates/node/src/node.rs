@@ -838,7 +838,11 @@ impl Boot {
                 clock: self.clock,
                 host,
                 store: self.store.clone(),
-                owner: self.config.region,
+                owner: headcount_region::Config {
+                    // Drawn anew, as the gateway's.
+                    hash_seed: founding::process_number(),
+                    ..self.config.region
+                },
                 gossip: self.config.gossip,
                 feed: self.config.feed.clone(),
                 network: network.clone(),

@@ -44,6 +44,9 @@ pub struct Config {
     /// its absence is believed. Must exceed the gateways' recovery time, else a restart flaps
     /// channels. Default 20 s.
     pub adoption_cap: Duration,
+    /// Seed of the table of channels; random in production, so that nobody can name channels that
+    /// collide. No decision depends on it.
+    pub hash_seed: u64,
 }
 
 impl Default for Config {
@@ -51,6 +54,7 @@ impl Default for Config {
         Self {
             linger: Duration::from_secs(5),
             adoption_cap: Duration::from_secs(20),
+            hash_seed: 0,
         }
     }
 }

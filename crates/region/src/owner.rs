@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
 use headcount_model::{
     ChannelKey, Fence, GatewayAck, GatewayItem, GatewayUpdate, Incarnation, Monotonic, NodeId, Now,
     Occupancy, RegionName, ShardId, Stage, Transition,
@@ -24,7 +26,7 @@ pub struct Owner {
     number: u64,
     gateways: BTreeMap<NodeId, Gateway>,
     sources: Sources,
-    channels: BTreeMap<ChannelKey, Channel>,
+    channels: HashMap<ChannelKey, Channel, FixedState>,
     /// Lingering channels by when they go inactive. Derived from the channels.
     lingering: BTreeSet<(Monotonic, ChannelKey)>,
 }
@@ -65,7 +67,7 @@ impl Owner {
             number: 0,
             gateways: BTreeMap::new(),
             sources: Sources::default(),
-            channels: BTreeMap::new(),
+            channels: HashMap::with_hasher(FixedState::with_seed(config.hash_seed)),
             lingering: BTreeSet::new(),
         }
     }
@@ -128,13 +130,13 @@ impl Owner {
             channel.active = true;
             channel.published = occupancy;
         }
-        let keys: BTreeSet<ChannelKey> = self.channels.keys().cloned().collect();
+        let keys = self.keys();
         self.decide(now, keys, effects);
         self.end_adoption(now, false, effects);
     }
 
     fn gateways(&mut self, now: Now, live: &[(NodeId, Incarnation)], effects: &mut Vec<Effect>) {
-        let mut touched = BTreeSet::new();
+        let mut touched = Vec::new();
         let dead: Vec<NodeId> = self
             .gateways
             .keys()
@@ -188,7 +190,7 @@ impl Owner {
         }
         if sequence == gateway.sequence + 1 {
             gateway.sequence = sequence;
-            let mut touched = BTreeSet::new();
+            let mut touched = Vec::new();
             for item in items {
                 self.item(now, node, incarnation, stream, item, &mut touched);
             }
@@ -211,7 +213,7 @@ impl Owner {
         incarnation: Incarnation,
         stream: u64,
         item: GatewayItem,
-        touched: &mut BTreeSet<ChannelKey>,
+        touched: &mut Vec<ChannelKey>,
     ) {
         match item {
             GatewayItem::Register {
@@ -231,7 +233,7 @@ impl Owner {
                     .entry(channel.clone())
                     .or_default()
                     .register(registered);
-                touched.insert(channel);
+                touched.push(channel);
             }
             GatewayItem::SourceComplete(source) => {
                 let Some(source) = self.sources.admit(&source, node, incarnation) else {
@@ -277,11 +279,12 @@ impl Owner {
         node: NodeId,
         incarnation: Incarnation,
         stream: u64,
-        touched: &mut BTreeSet<ChannelKey>,
+        touched: &mut Vec<ChannelKey>,
     ) {
         let theirs =
             self.sources_of(|source| source.node == node && source.incarnation == incarnation);
         let mut mentioned = BTreeSet::new();
+        let before_walk = touched.len();
         for (key, channel) in &mut self.channels {
             let before = channel.registered.len();
             channel.registered.retain(|entry| {
@@ -292,9 +295,10 @@ impl Owner {
                 stays
             });
             if channel.registered.len() != before {
-                touched.insert(key.clone());
+                touched.push(key.clone());
             }
         }
+        touched[before_walk..].sort_unstable();
         let empty = theirs
             .into_iter()
             .filter(|source| !mentioned.contains(source))
@@ -308,7 +312,7 @@ impl Owner {
         &mut self,
         sources: Vec<SourceIndex>,
         stream: u64,
-        touched: &mut BTreeSet<ChannelKey>,
+        touched: &mut Vec<ChannelKey>,
     ) {
         let unnamed = sources
             .into_iter()
@@ -322,7 +326,7 @@ impl Owner {
         &mut self,
         node: NodeId,
         incarnation: Incarnation,
-        touched: &mut BTreeSet<ChannelKey>,
+        touched: &mut Vec<ChannelKey>,
     ) {
         let orphans =
             self.sources_of(|source| source.node == node && source.incarnation != incarnation);
@@ -338,19 +342,21 @@ impl Owner {
     }
 
     /// Ends sources with all their registers.
-    fn end_sources(&mut self, ended: Vec<SourceIndex>, touched: &mut BTreeSet<ChannelKey>) {
+    fn end_sources(&mut self, ended: Vec<SourceIndex>, touched: &mut Vec<ChannelKey>) {
         if ended.is_empty() {
             return;
         }
+        let before_walk = touched.len();
         for (key, channel) in &mut self.channels {
             let before = channel.registered.len();
             channel
                 .registered
                 .retain(|entry| !ended.contains(&entry.source));
             if channel.registered.len() != before {
-                touched.insert(key.clone());
+                touched.push(key.clone());
             }
         }
+        touched[before_walk..].sort_unstable();
         for source in ended {
             if let Some(successor) = self.sources.remove(source) {
                 self.touch_source(successor, touched);
@@ -358,56 +364,71 @@ impl Owner {
         }
     }
 
-    fn touch_source(&self, source: SourceIndex, touched: &mut BTreeSet<ChannelKey>) {
+    fn touch_source(&self, source: SourceIndex, touched: &mut Vec<ChannelKey>) {
         let theirs = self.channels.iter().filter(|(_, channel)| {
             channel
                 .registered
                 .iter()
                 .any(|entry| entry.source == source)
         });
+        let before_walk = touched.len();
         touched.extend(theirs.map(|(key, _)| key.clone()));
+        touched[before_walk..].sort_unstable();
     }
 
-    /// Decides about each touched channel whether it goes active, changes counts or lingers.
-    fn decide(&mut self, now: Now, touched: BTreeSet<ChannelKey>, effects: &mut Vec<Effect>) {
+    /// Returns all channels, ascending: the order in the table is nobody's business.
+    fn keys(&self) -> Vec<ChannelKey> {
+        let mut keys: Vec<ChannelKey> = self.channels.keys().cloned().collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// Decides about each touched channel whether it goes active, changes counts or lingers. One
+    /// that was touched twice is decided once: the second time nothing has changed.
+    fn decide(&mut self, now: Now, touched: Vec<ChannelKey>, effects: &mut Vec<Effect>) {
         if !self.is_claimed() {
             return;
         }
-        let adopting = !self.is_settled();
+        let settled = self.is_settled();
         for key in touched {
             let Some(channel) = self.channels.get_mut(&key) else {
                 continue;
             };
             let mut sum = channel.sum(&self.sources);
-            if adopting && channel.active {
+            if !settled && channel.active {
                 // Whoever is missing may be with a gateway that is not complete (R9).
                 sum = sum.max(channel.published);
             }
-            if channel.active && sum != channel.published {
-                let crossing = channel.published.crosses(&sum);
+            let activates = !channel.active && !sum.is_zero();
+            let changes = channel.active && sum != channel.published;
+            let crossing = channel.published.crosses(&sum);
+            if activates || changes {
+                channel.active = true;
                 channel.published = sum;
-                let channel = key.clone();
+            }
+            let lingers = settled && channel.active && sum.is_zero();
+            let rests = lingers == channel.inactive_at.is_some() && !channel.is_idle();
+            if activates {
+                self.transition(now, &key, true, sum, effects);
+            }
+            if changes {
                 effects.push(Effect::Register {
-                    channel,
+                    channel: key.clone(),
                     occupancy: sum,
                     crossing,
                 });
-            } else if !channel.active && !sum.is_zero() {
-                channel.active = true;
-                channel.published = sum;
-                self.transition(now, &key, true, sum, effects);
             }
-            self.linger(now, &key, effects);
+            if !rests {
+                self.linger(now, &key, lingers, effects);
+            }
         }
     }
 
     /// Starts, stops or ends a channel's linger, as its counts ask for.
-    fn linger(&mut self, now: Now, key: &ChannelKey, effects: &mut Vec<Effect>) {
-        let settled = self.is_settled();
+    fn linger(&mut self, now: Now, key: &ChannelKey, wanted: bool, effects: &mut Vec<Effect>) {
         let Some(channel) = self.channels.get_mut(key) else {
             return;
         };
-        let wanted = settled && channel.active && channel.published.is_zero();
         match (wanted, channel.inactive_at) {
             (true, None) if self.config.linger.is_zero() => self.deactivate(now, key, effects),
             (true, None) => {
@@ -486,7 +507,7 @@ impl Owner {
             return;
         }
         self.phase = Phase::Settled;
-        let all = self.channels.keys().cloned().collect();
+        let all = self.keys();
         self.decide(now, all, effects);
         effects.push(Effect::Settled { missing });
     }

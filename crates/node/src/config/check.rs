@@ -420,6 +420,7 @@ fn region(raw: &RawConfig) -> headcount_region::Config {
     headcount_region::Config {
         linger: raw.region.linger,
         adoption_cap: raw.region.adoption_cap,
+        hash_seed: 0,
     }
 }
 

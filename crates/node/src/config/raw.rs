@@ -193,8 +193,9 @@ sections! {
 
     /// What is attached to this node.
     gateway: Gateway {
-        /// How long changes are gathered before they go to the regional owners. Too low: an update
-        /// per attach. Too high: everybody learns later by as much.
+        /// How long changes are gathered before they go to the regional owners. On a node that has
+        /// thousands of channels to tell at once, counts that stay above zero wait up to ten times
+        /// as long. Too low: an update per attach. Too high: everybody learns later by as much.
         flush_interval: Duration = ms(5), ms(0)..=secs(1);
         /// How long an edge's counts stay after its stream broke. Too low: a reconnecting edge makes
         /// its channels flap. Too high: an edge that is gone goes on counting.
