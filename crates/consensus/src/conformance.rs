@@ -9,16 +9,18 @@ use bytes::Bytes;
 use headcount_model::ReplicaId;
 use openraft::StorageError;
 use openraft::entry::RaftEntry as _;
-use openraft::storage::{IOFlushed, RaftLogReader as _, RaftLogStorage as _};
+use openraft::storage::{
+    IOFlushed, RaftLogReader as _, RaftLogStorage as _, RaftStateMachine as _,
+};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::TypeConfigExt as _;
 
 use crate::log_store::LogStore;
 use crate::machine::{AppliedAt, Frozen, Machine, MachineError};
-use crate::state_machine::{Growth, StateMachine};
+use crate::state_machine::{Growth, SnapshotChunks, StateMachine};
 use crate::store::memory::{Faults, MemoryDisk};
 use crate::store::{Store, StoreConfig};
-use crate::types::{Command, Entry, LeaderId, LogId, Payload, Types, Vote};
+use crate::types::{Command, Entry, LeaderId, LogId, Payload, SnapshotMeta, Types, Vote};
 
 /// Remembers nothing.
 struct Nothing;
@@ -200,4 +202,67 @@ async fn nothing_is_acknowledged_that_a_crash_loses() {
         }
         assert!(after.read_vote().await.unwrap() >= voted, "a vote is lost");
     }
+}
+
+/// Looks at its shard's journal when it is restored.
+struct Onlooker {
+    store: Store,
+    seen: Arc<AtomicU64>,
+}
+
+impl Machine for Onlooker {
+    fn apply(&mut self, _at: AppliedAt, _command: &[u8]) -> Bytes {
+        Bytes::new()
+    }
+
+    fn advance(&mut self, _at: AppliedAt) {}
+
+    fn freeze(&self) -> Frozen {
+        Box::new(Vec::new)
+    }
+
+    fn restore(&mut self, _chunks: &[Bytes]) -> Result<(), MachineError> {
+        let first = self.store.journal().range(7).first;
+        self.seen.store(first, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Else a watcher that reads meanwhile is told nothing of what lies between, and no gap.
+#[tokio::test]
+async fn a_journal_has_its_gap_before_the_machine_is_past_it() {
+    let store = open(&MemoryDisk::new());
+    store
+        .journal()
+        .append(7, 3, 0, Bytes::from_static(b"told"))
+        .unwrap();
+    let seen = Arc::new(AtomicU64::new(0));
+    let onlooker = Onlooker {
+        store: store.clone(),
+        seen: seen.clone(),
+    };
+    let growth = Arc::new(Growth::default());
+    let replica = ReplicaId(1);
+    let mut machine = StateMachine::new(
+        Box::new(onlooker),
+        store,
+        replica,
+        Some(7),
+        growth,
+        u64::MAX,
+    );
+    let leader = LeaderId {
+        term: 1,
+        node_id: 2,
+    };
+    let meta = SnapshotMeta {
+        last_log_id: Some(LogId::new(leader, 9)),
+        ..SnapshotMeta::default()
+    };
+    let snapshot = SnapshotChunks {
+        chunks: Vec::new(),
+        stored_by: None,
+    };
+    machine.install_snapshot(&meta, snapshot).await.unwrap();
+    assert_eq!(seen.load(Ordering::Relaxed), 10);
 }

@@ -167,14 +167,26 @@ impl RaftStateMachine<Types> for StateMachine {
         meta: &SnapshotMeta,
         snapshot: SnapshotChunks,
     ) -> io::Result<()> {
-        // The machine first: what it refuses must not take the place of what is on the disk.
+        let first_index = meta.last_log_id.map_or(0, |id| id.index() + 1);
+        let comes_from_elsewhere = snapshot.stored_by != Some(self.disk.replica);
+        if let Some(shard) = self.disk.journal
+            && comes_from_elsewhere
+        {
+            // Before the machine: whoever reads a journal that ends before what the machine has
+            // would take what is missing for entries that told nothing (R14).
+            self.disk
+                .store
+                .journal()
+                .replace(shard, first_index)
+                .await?;
+        }
+        // Then the machine: what it refuses must not take the place of the snapshot on the disk.
         guarded("restore a snapshot", || {
             self.machine().restore(&snapshot.chunks)
         })?
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        if snapshot.stored_by != Some(self.disk.replica) {
+        if comes_from_elsewhere {
             telemetry::snapshots_installed_total.count(1);
-            let first_index = meta.last_log_id.map_or(0, |id| id.index() + 1);
             let journal =
                 self.disk
                     .journal
