@@ -33,6 +33,10 @@ use crate::telemetry;
 /// full drops, and whoever sent sends again.
 const MAIL_MAX: usize = 4_096;
 
+/// How long to propose nothing after a proposal failed. Whoever hands its leadership over refuses
+/// everything until somebody else leads, and still counts as the leader until then.
+const REFUSED_PAUSE: Duration = Duration::from_millis(20);
+
 /// Most letters that are read before their consequences are carried out.
 const MAIL_BATCH: usize = 256;
 
@@ -105,6 +109,8 @@ pub(crate) struct Driver {
     taken_on: TakenOn,
     told: Told,
     proposer: Proposer,
+    /// Until when nothing is proposed.
+    refused_until: Monotonic,
     followers: Followers,
     leadership: Leadership,
     /// Told to whoever samples metrics.
@@ -129,6 +135,7 @@ impl Driver {
             taken_on: TakenOn::default(),
             told: Told::default(),
             proposer: Proposer::default(),
+            refused_until: Monotonic::default(),
             followers: Followers::default(),
             leadership: Leadership::default(),
             stats,
@@ -317,6 +324,9 @@ impl Driver {
     }
 
     fn proposed(&mut self, result: Result<(), ProposeError>) {
+        if result.is_err() {
+            self.refused_until = self.config.clock.monotonic().after(REFUSED_PAUSE);
+        }
         match result {
             Ok(()) => {}
             Err(ProposeError::NotLeader { .. }) => self.proposer.clear(),
@@ -553,6 +563,9 @@ impl Driver {
 
     /// What only the coordinator does: pacing, expiries, ticks, and proposing.
     fn lead(&mut self) {
+        if self.is_refused() {
+            return;
+        }
         let shard = self.replica.read();
         let stamp = shard.clamp(self.config.clock.wall(), self.replica.since_last_apply());
         let mut commands = Vec::new();
@@ -587,9 +600,17 @@ impl Driver {
             .propose(&self.group, &self.config.region, stamp);
     }
 
+    /// Returns whether a proposal failed a moment ago.
+    fn is_refused(&self) -> bool {
+        self.config.clock.monotonic() < self.refused_until
+    }
+
     /// Returns when something is due that nothing else will wake the task for.
     fn next_deadline(&self) -> Option<Monotonic> {
         let owning = self.owning.as_ref().and_then(Owning::next_deadline);
+        if self.leads() && self.is_refused() {
+            return owning.into_iter().chain([self.refused_until]).min();
+        }
         // While something is in flight its end wakes the task.
         let ticks = self.leads() && self.proposer.is_idle();
         let tick = ticks.then(|| self.replica.read().next_due()).flatten();
