@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
+use headcount_model::mutants::Mutant;
 use headcount_model::{
     CHANNEL_BYTES_MAX, ChannelName, ConnectionId, ID_BYTES_MAX, MemberId, Modes, Occupancy,
     RefusalCode, ReportBatch, ReportItem, ReportLimits,
@@ -567,6 +568,9 @@ impl<W> Outbox<W> {
             let Some(attachment) = &mut self.attachments[place] else {
                 continue;
             };
+            if Mutant::ForgetDetach.is_planted() && attachment.wanted.is_none() {
+                attachment.wanted = attachment.told;
+            }
             attachment.told = None;
             attachment.queued = false;
             attachment.members.retain(|member| member.wanted);
@@ -584,7 +588,9 @@ impl<W> Outbox<W> {
             counts.told = Occupancy::ZERO;
             counts.queued = false;
         }
-        let channels: Vec<_> = self.counts.keys().cloned().collect();
+        // In the order of their names, so that the same history makes the same batches.
+        let mut channels: Vec<_> = self.counts.keys().cloned().collect();
+        channels.sort_unstable();
         for channel in channels {
             self.queue_counts(channel);
         }

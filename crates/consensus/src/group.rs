@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use headcount_model::mutants::Mutant;
 use headcount_model::{NodeId, ReplicaId};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{
@@ -425,6 +426,9 @@ impl Group {
     /// Returns an index such that whoever has applied it has seen everything that was committed
     /// when this call began. Asks a quorum whether this replica still leads; only the leader can.
     pub async fn read_index(&self) -> Result<u64, ReadError> {
+        if Mutant::StaleStrongRead.is_planted() {
+            return Ok(self.status().applied.unwrap_or(0));
+        }
         let asking = self.0.raft.get_read_linearizer(ReadPolicy::ReadIndex);
         match tokio::time::timeout(self.0.limits.propose_timeout, asking).await {
             Ok(Ok(linearizer)) => Ok(linearizer.read_log_id().index()),

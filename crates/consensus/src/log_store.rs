@@ -9,6 +9,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 
 use headcount_model::ReplicaId;
+use headcount_model::mutants::Mutant;
 use openraft::entry::RaftEntry as _;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 
@@ -102,6 +103,9 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        if Mutant::ForgetVote.is_planted() {
+            return Ok(());
+        }
         Ok(self
             .store
             .save_vote(self.replica.0, codec::vote_to_bytes(vote))
@@ -137,6 +141,12 @@ impl RaftLogStorage<Types> for LogStore {
                 payload: codec::entry_to_bytes(&entry),
             })
             .collect();
+        if Mutant::AckBeforeSync.is_planted() {
+            let nobody = Box::new(|_: io::Result<()>| {});
+            self.store.append(self.replica.0, records, nobody).await?;
+            callback.io_completed(Ok(()));
+            return Ok(());
+        }
         let done = Box::new(move |result| callback.io_completed(result));
         Ok(self.store.append(self.replica.0, records, done).await?)
     }

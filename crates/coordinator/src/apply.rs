@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use headcount_model::control::OCCUPANCY_INTERVAL_MAX;
+use headcount_model::mutants::Mutant;
 use headcount_model::{
     AppId, Batch, ChannelKey, ChannelName, Claim, Command, Entry, Event, EventId, EventKind, Fence,
     Logged, LoggedEvent, Mark, Occupancy, OwnerRef, Pacing, Position, RegionName, Timestamp,
@@ -124,13 +125,13 @@ impl Shard {
         };
         let region = &mut self.regions[usize::from(at)];
         let fence = batch.owner.fence;
-        if !region.accepts(fence) {
+        if !region.accepts(fence) && !Mutant::DropFence.is_planted() {
             return Outcome::Fenced(region.fence);
         }
-        if batch.sequence <= region.sequence {
+        if batch.sequence <= region.sequence && !Mutant::RepeatBatch.is_planted() {
             return Outcome::Repeated;
         }
-        if batch.sequence != region.sequence + 1 {
+        if batch.sequence > region.sequence + 1 {
             return Outcome::OutOfSequence(region.sequence);
         }
         region.sequence = batch.sequence;
@@ -266,7 +267,7 @@ impl Shard {
             };
         }
         if !region.ended {
-            region.ended = true;
+            region.ended = !Mutant::ExpireKeepsFence.is_planted();
             region.expiring = Some(None);
         }
         let Some(after) = region.expiring.take() else {

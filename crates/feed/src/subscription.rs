@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use headcount_model::mutants::Mutant;
 use headcount_model::{
     ChannelKey, Cursor, Era, Event, EventId, EventKind, Position, RegionName, ShardCursor, ShardId,
     TOLD_MAX, WatchEnd, WatchEvent, WatchFilter, WatchItem,
@@ -343,7 +344,10 @@ impl Reader {
         Self {
             shard,
             log: place.log,
-            ahead: place.early.map(|mark| Box::new(Ahead::from_mark(mark))),
+            ahead: place
+                .early
+                .filter(|_| !Mutant::CursorWithoutEarly.is_planted())
+                .map(|mark| Box::new(Ahead::from_mark(mark))),
             mode: Mode::Behind(Box::default()),
         }
     }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
+use headcount_model::mutants::Mutant;
 use headcount_model::{
     AppId, COUNT_MAX, Category, ChannelKey, ConnectionId, GatewayItem, MemberId, Modes, NameError,
     Occupancy, RefusalReason, ReportChange, ShardMap, SourceId,
@@ -616,7 +617,7 @@ impl Table {
                     shard: number,
                     register,
                 });
-            } else {
+            } else if !Mutant::StreamWithoutSet.is_planted() {
                 held.state.queued = true;
                 shard.queue.push_back(register);
             }

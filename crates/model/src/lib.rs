@@ -15,6 +15,7 @@
 //! * What people are told: [`Event`], [`LoggedEvent`], [`ChannelDetails`], [`Cursor`].
 //! * The control group's words, for members, leases, fences and placement: [`control`].
 //! * How often something may happen: [`Rate`], [`Bucket`].
+//! * Bugs that the simulator plants to see them caught: [`mutants`].
 //! * The contract of a stage: [`Stage`], [`Now`].
 //!
 //! Nothing here does I/O, reads a clock or draws a random number.
@@ -27,6 +28,7 @@ mod gather;
 mod ids;
 mod journal;
 mod limits;
+pub mod mutants;
 mod occupancy;
 mod protocol;
 mod rate;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use headcount_consensus::store::Store;
+use headcount_model::mutants::Mutant;
 use headcount_model::{Era, Incarnation, NodeId, RegionName, ReplicaId};
 use headcount_net::Dialer;
 use headcount_placement::{
@@ -265,6 +266,9 @@ pub(crate) fn new_node(config: &Config, key: NodeKey, addresses: &Addresses) -> 
 
 /// Returns a number that differs from one life of the process to the next.
 pub(crate) fn process_number() -> u64 {
+    if Mutant::KeepIncarnation.is_planted() {
+        return 1;
+    }
     rand::random::<u64>() >> 1
 }
 

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use headcount_model::mutants::Mutant;
 use headcount_model::{Incarnation, Monotonic, NodeId};
 
 use crate::{Control, ControlCommand, NodeState, Standing};
@@ -92,6 +93,11 @@ impl Leases {
             looked: now,
         };
         leases.look(now, control, Duration::ZERO);
+        if Mutant::VoidAtElection.is_planted() {
+            for (_, heard) in leases.heard.values_mut() {
+                *heard = Monotonic(Duration::ZERO);
+            }
+        }
         leases
     }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
+use headcount_model::mutants::Mutant;
 use headcount_model::{
     ChannelKey, Fence, GatewayAck, GatewayItem, GatewayUpdate, Incarnation, Monotonic, NodeId, Now,
     Occupancy, RegionName, ShardId, Stage, Transition,
@@ -241,7 +242,9 @@ impl Owner {
                 };
                 let was_counted = self.sources.get(source).counted;
                 let (older, newer) = self.sources.complete(source, stream);
-                self.end_sources(older, touched);
+                if !Mutant::TakeoverAdds.is_planted() {
+                    self.end_sources(older, touched);
+                }
                 if let Some(newer) = newer {
                     self.touch_source(newer, touched);
                 }
@@ -386,7 +389,7 @@ impl Owner {
     /// Decides about each touched channel whether it goes active, changes counts or lingers. One
     /// that was touched twice is decided once: the second time nothing has changed.
     fn decide(&mut self, now: Now, touched: Vec<ChannelKey>, effects: &mut Vec<Effect>) {
-        if !self.is_claimed() {
+        if !self.is_claimed() && !Mutant::DecideBeforeClaim.is_planted() {
             return;
         }
         let settled = self.is_settled();
@@ -503,7 +506,7 @@ impl Owner {
             .filter(|(_, g)| !(g.complete && g.recovered));
         let missing: Vec<NodeId> = incomplete.map(|(node, _)| *node).collect();
         let waiting = self.gateways.is_empty() || !missing.is_empty();
-        if waiting && !capped {
+        if waiting && !capped && !Mutant::AdoptionEndsAtOnce.is_planted() {
             return;
         }
         self.phase = Phase::Settled;

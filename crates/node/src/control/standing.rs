@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use headcount_model::mutants::Mutant;
 use headcount_model::{Incarnation, NodeId};
 use headcount_placement::{
     Addresses, COMMANDS_VERSION, Control, ControlCommand, Outcome, Refusal, RenewError,
@@ -63,7 +64,11 @@ impl Standing {
             .borrow()
             .node(self.node)
             .map(|node| node.incarnation);
-        let mut next = Incarnation(known.unwrap_or_default().0 + 1);
+        let known = known.unwrap_or_default();
+        let mut next = Incarnation(known.0 + 1);
+        if Mutant::KeepIncarnation.is_planted() {
+            next = known.max(Incarnation(1));
+        }
         loop {
             let command = ControlCommand::Start {
                 node: self.node,
