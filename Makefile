@@ -16,6 +16,8 @@ VENV := target/venv/bin
 # How long to fuzz, and from which number its input follows.
 SECONDS := 60
 SEED := 1
+# Which simulated worlds to run.
+SEEDS := 1..200
 
 # $(call have,COMMAND): the command's path, or nothing.
 have = $(shell command -v $(1) 2>/dev/null)
@@ -72,6 +74,23 @@ fuzz: ## Mutated input for every decoder, SECONDS=60 in all; SEED= for other inp
 
 scenarios: ## Re-record the golden effects of the stages; understand the diff before committing it
 	UPDATE=1 $(CARGO) test $(LOCKED) --workspace --lib --tests scenario
+
+# Simulated hours are bought with processor minutes: a profile of its own.
+sim-smoke: ## Whole clusters under 200 seeds, or as many as 4 minutes allow; every failure is repeatable
+	$(CARGO) build $(LOCKED) --profile sim -p headcount-sim
+	target/sim/headcount-sim $(SEEDS) --seconds 240
+
+sim: ## Whole clusters under SEEDS=1..200, to their end; one seed repeats a failure, MUTANT= plants a bug
+	$(CARGO) build $(LOCKED) --profile sim -p headcount-sim $(if $(MUTANT),--features mutants)
+	target/sim/headcount-sim $(SEEDS) $(if $(MUTANT),--mutant $(MUTANT))
+
+sim-twice: ## The same seeds twice, line by line: nothing but the seed decides
+	$(CARGO) build $(LOCKED) --profile sim -p headcount-sim
+	target/sim/headcount-sim $(SEEDS) --twice --any-coverage
+
+sim-mutants: ## Bugs planted one by one: each must be caught under some of SEEDS=1..200
+	$(CARGO) build $(LOCKED) --profile sim -p headcount-sim --features mutants
+	target/sim/headcount-sim $(SEEDS) --mutants
 
 proto-surface: ## Re-record proto/surface.txt after a deliberate change of the protocol
 	UPDATE=1 $(CARGO) test $(LOCKED) -p headcount-wire --test main surface

@@ -65,7 +65,12 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
             "feed",
             "placement",
             "relay",
+            "net",
+            "consensus",
+            "client",
+            "wire",
             "node",
+            "checker",
         ],
     ),
 ];
