@@ -536,6 +536,14 @@ impl Node {
                 tracing::warn!(target: "node", "leadership was not handed over in time");
             }
         }
+        let shards = self.progress.shards.borrow().clone();
+        if let Some(shards) = shards
+            && tokio::time::timeout(GOODBYE, shards.logged())
+                .await
+                .is_err()
+        {
+            tracing::warn!(target: "node", "the log does not have everything that was told here");
+        }
         self.shutdown().await;
     }
 
@@ -852,6 +860,7 @@ impl Boot {
                 wakers: wakers.clone(),
                 control: self.progress.control.clone(),
                 incarnation: self.progress.incarnation.clone(),
+                draining: self.progress.draining.clone(),
                 complete: self.hosted.clone(),
                 tasks: self.tasks.clone(),
             }

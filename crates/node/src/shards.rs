@@ -11,6 +11,9 @@ use tokio::time::Instant;
 
 use crate::shard::{DriverStats, Mailbox, Replica};
 
+/// How often a node that is about to stop looks whether the log has what it told.
+const LOGGED_POLL: Duration = Duration::from_millis(10);
+
 /// A shard on this node.
 #[derive(Clone)]
 pub(crate) struct Hosted {
@@ -97,6 +100,19 @@ impl Shards {
 
     pub(crate) fn all(&self) -> RwLockReadGuard<'_, BTreeMap<ShardId, Hosted>> {
         self.0.hosted.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the log has every transition that was told here ahead of it, once the drivers
+    /// decide nothing more.
+    pub(crate) async fn logged(&self) {
+        let is_logged = |hosted: &Hosted| {
+            let stats = hosted.stats();
+            let waiting = stats.outbox.transitions + stats.outbox.in_flight;
+            !stats.owns || stats.quiet && waiting == 0
+        };
+        while !self.all().values().all(is_logged) {
+            tokio::time::sleep(LOGGED_POLL).await;
+        }
     }
 
     pub(crate) fn get(&self, shard: ShardId) -> Option<Hosted> {

@@ -77,6 +77,8 @@ pub(crate) struct DriverStats {
     pub(crate) owns: bool,
     /// Whether it coordinates the shard.
     pub(crate) leads: bool,
+    /// Whether it decides nothing more for its region, since the node is about to stop.
+    pub(crate) quiet: bool,
     /// Letters that wait.
     pub(crate) mail: usize,
     /// Its way into the log.
@@ -96,6 +98,8 @@ pub(crate) struct DriverConfig {
     pub(crate) control: watch::Receiver<Arc<Control>>,
     /// This node's incarnation, 0 before it has started.
     pub(crate) incarnation: watch::Receiver<Incarnation>,
+    /// Whether the node is about to stop.
+    pub(crate) draining: watch::Receiver<bool>,
 }
 
 /// The driver of one shard on this node.
@@ -113,6 +117,8 @@ pub(crate) struct Driver {
     refused_until: Monotonic,
     followers: Followers,
     leadership: Leadership,
+    /// See [`DriverStats::quiet`].
+    quiet: bool,
     /// Told to whoever samples metrics.
     stats: Arc<Mutex<DriverStats>>,
 }
@@ -138,6 +144,7 @@ impl Driver {
             refused_until: Monotonic::default(),
             followers: Followers::default(),
             leadership: Leadership::default(),
+            quiet: false,
             stats,
         }
     }
@@ -146,6 +153,7 @@ impl Driver {
     pub(crate) async fn run(mut self) {
         let mut leadership = self.group.watch();
         let mut incarnation = self.config.incarnation.clone();
+        let mut draining = self.config.draining.clone();
         leadership.mark_changed();
         self.control_changed();
         let mut letters = Vec::new();
@@ -159,6 +167,10 @@ impl Driver {
                     }
                     let now = leadership.borrow_and_update().clone();
                     self.leadership_changed(now);
+                }
+                // What is told from here on might not get into the log before the node stops.
+                Ok(_) = draining.wait_for(|draining| *draining), if !self.quiet => {
+                    self.quiet = true;
                 }
                 () = self.replica.placed.notified() => self.control_changed(),
                 changed = incarnation.changed() => {
@@ -341,24 +353,23 @@ impl Driver {
     fn letter(&mut self, letter: Mail) {
         let now = self.config.clock.now();
         match letter {
-            Mail::Update(update) => {
-                if let Some(owning) = &mut self.owning {
-                    owning.update(now, update);
-                }
-            }
+            Mail::Update(update) => self.update(now, update),
             Mail::Follow(follow) => self.begin_following(follow),
             Mail::Parcel(parcel) => self.parcel(now, parcel),
         }
     }
 
+    /// Hears a gateway, unless the node is about to stop: it tells the next owner what this one
+    /// does not acknowledge.
+    fn update(&mut self, now: Now, update: GatewayUpdate) {
+        if let (false, Some(owning)) = (self.quiet, &mut self.owning) {
+            owning.update(now, update);
+        }
+    }
+
     fn parcel(&mut self, now: Now, parcel: Parcel) {
         let command = match parcel.body {
-            ParcelBody::Update(update) => {
-                if let Some(owning) = &mut self.owning {
-                    owning.update(now, update);
-                }
-                return;
-            }
+            ParcelBody::Update(update) => return self.update(now, update),
             ParcelBody::Early(owner, transition) => {
                 if owner.region == self.config.region {
                     let era = self.era();
@@ -467,7 +478,7 @@ impl Driver {
         let now = self.config.clock.now();
         let mut duties = Vec::new();
         if let Some(owning) = &mut self.owning {
-            let again = owning.pump(now, &mut duties);
+            let again = owning.pump(now, self.quiet, &mut duties);
             if again {
                 let patience = self.config.gossip.resend_after;
                 self.paths.unacknowledged(now.monotonic, patience);
@@ -483,6 +494,7 @@ impl Driver {
         let stats = DriverStats {
             owns: self.owning.is_some(),
             leads: self.leads(),
+            quiet: self.quiet,
             mail: self.mail.len(),
             outbox: self.owning.as_ref().map(Owning::stats).unwrap_or_default(),
         };
@@ -607,7 +619,9 @@ impl Driver {
 
     /// Returns when something is due that nothing else will wake the task for.
     fn next_deadline(&self) -> Option<Monotonic> {
-        let owning = self.owning.as_ref().and_then(Owning::next_deadline);
+        let quiet = self.quiet;
+        let owning = self.owning.as_ref();
+        let owning = owning.and_then(|owning| owning.next_deadline(quiet));
         if self.leads() && self.is_refused() {
             return owning.into_iter().chain([self.refused_until]).min();
         }

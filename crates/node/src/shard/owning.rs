@@ -113,19 +113,18 @@ impl Owning {
         }
     }
 
-    pub(super) fn next_deadline(&self) -> Option<Monotonic> {
-        let deadlines = [self.owner.next_deadline(), self.outbox.next_deadline()];
+    /// Returns when something is due, of which a quiet owner decides nothing.
+    pub(super) fn next_deadline(&self, quiet: bool) -> Option<Monotonic> {
+        let owner = self.owner.next_deadline().filter(|_| !quiet);
+        let deadlines = [owner, self.outbox.next_deadline()];
         deadlines.into_iter().flatten().min()
     }
 
-    /// Lets deadlines act and carries everything that was decided one stage on. Returns whether
-    /// something is sent again.
-    pub(super) fn pump(&mut self, now: Now, duties: &mut Vec<Duty>) -> bool {
-        if self
-            .owner
-            .next_deadline()
-            .is_some_and(|at| at <= now.monotonic)
-        {
+    /// Lets deadlines act, save the owner's if it is to decide nothing more, and carries everything
+    /// that was decided one stage on. Returns whether something is sent again.
+    pub(super) fn pump(&mut self, now: Now, quiet: bool, duties: &mut Vec<Duty>) -> bool {
+        let due = self.owner.next_deadline();
+        if !quiet && due.is_some_and(|at| at <= now.monotonic) {
             self.owner.on_deadline(now, &mut self.owner_effects);
         }
         for effect in std::mem::take(&mut self.owner_effects) {
