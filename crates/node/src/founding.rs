@@ -113,18 +113,36 @@ pub(crate) async fn membership(
             until_asked(asked_to_found).await;
             found(config, store, key).await
         }
-        (Founding::Join | Founding::Resume, false) => loop {
-            for address in &others {
-                if let Some(reply) = ask(config, dialer, addresses, key, address).await? {
-                    return joined(config, store, key, reply).await;
-                }
+        (Founding::Join | Founding::Resume, false) => tokio::select! {
+            reply = ask_all(config, dialer, addresses, key, &others) => {
+                joined(config, store, key, reply?).await
             }
-            tokio::select! {
-                () = until_asked(asked_to_found) => return found(config, store, key).await,
-                () = tokio::time::sleep(RETRY) => {}
-            }
+            () = until_asked(asked_to_found) => found(config, store, key).await,
         },
     }
+}
+
+/// Asks all addresses, each again and again by itself, until one answers: one that says nothing,
+/// such as a node that waits for a cluster, too, holds up no other. Nodes are recognised by their
+/// keys, so that to be let in by two at once is to be let in once.
+async fn ask_all(
+    config: &Config,
+    dialer: &Dialer,
+    addresses: &Addresses,
+    key: NodeKey,
+    others: &[&String],
+) -> Result<JoinReply, StartError> {
+    let asking = others.iter().map(|address| {
+        Box::pin(async move {
+            loop {
+                if let Some(reply) = ask(config, dialer, addresses, key, address).await? {
+                    return Ok(reply);
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+        })
+    });
+    futures::future::select_all(asking).await.0
 }
 
 /// Waits until an operator asks for a cluster.
@@ -298,5 +316,24 @@ mod tests {
         let stored = store.meta(MEMBER).unwrap();
         assert_eq!(resume(&stored, NodeKey(1)).unwrap().node, founded.node);
         store.close().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_address_that_says_nothing_holds_up_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config::dev(0, dir.path());
+        let bind = async || tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (silent, other) = (bind().await, bind().await);
+        let [first, second] = [&silent, &other].map(|of| of.local_addr().unwrap().to_string());
+        let addresses = Addresses::default();
+        let others = [&first, &second];
+        let dialer = Dialer::default();
+        let asking = ask_all(&config, &dialer, &addresses, NodeKey(1), &others);
+        // Far less than a silent address may take.
+        let asked = tokio::time::timeout(ANSWER / 4, other.accept());
+        tokio::select! {
+            _ = asking => panic!("nobody answers"),
+            asked = asked => assert!(asked.is_ok(), "the second is not asked"),
+        }
     }
 }
