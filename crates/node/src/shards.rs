@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use headcount_consensus::Group;
 use headcount_model::{ChannelKey, NodeId, ShardId, ShardMap};
+use headcount_wire::proto::storage::v1::LogId;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::shard::{DriverStats, Mailbox, Replica};
+use crate::shard::{DriverStats, Knowledge, Mailbox, Replica};
 
 /// How often a node that is about to stop looks whether the log has what it told.
 const LOGGED_POLL: Duration = Duration::from_millis(10);
@@ -21,7 +22,7 @@ pub(crate) struct Hosted {
     pub(crate) group: Group,
     pub(crate) mailbox: Mailbox,
     stats: Arc<Mutex<DriverStats>>,
-    heard: Arc<Mutex<Instant>>,
+    knowledge: Arc<Mutex<Knowledge>>,
     /// Whether the replica has caught up and stays: only then is it read.
     serving: bool,
 }
@@ -33,13 +34,13 @@ impl Hosted {
         mailbox: Mailbox,
         stats: Arc<Mutex<DriverStats>>,
     ) -> Self {
-        let heard = Arc::new(Mutex::new(Instant::now()));
+        let knowledge = Arc::new(Mutex::new(Knowledge::new(Instant::now())));
         Self {
             replica,
             group,
             mailbox,
             stats,
-            heard,
+            knowledge,
             serving: false,
         }
     }
@@ -49,20 +50,32 @@ impl Hosted {
         *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that a leader was heard.
-    pub(crate) fn hear(&self) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    /// Notes that the leader of a term said that everything up to an entry is committed. Who led
+    /// before says so no more, and who has committed nothing of its own term yet does not know.
+    pub(crate) fn hear(&self, term: u64, committed: LogId) {
+        let known = self.group.leadership().epoch.map_or(0, |epoch| epoch.term);
+        if term < known || committed.term != term {
+            return;
+        }
+        let applied = || self.group.status().applied;
+        let mut knowledge = self
+            .knowledge
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        knowledge.hear(Instant::now(), committed.index, applied);
     }
 
-    /// Returns how old the replica's knowledge is: the time since it last heard from the
-    /// coordinator, or for the coordinator itself, from a quorum.
+    /// Returns how old the replica's knowledge is: the time since the coordinator said what is
+    /// committed and all of that is applied here, or for the coordinator itself, since a quorum
+    /// was heard.
     pub(crate) fn age(&self) -> Duration {
         let status = self.group.status();
         status.quorum_acknowledged_age.unwrap_or_else(|| {
-            self.heard
+            let mut knowledge = self
+                .knowledge
                 .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .elapsed()
+                .unwrap_or_else(PoisonError::into_inner);
+            knowledge.age(Instant::now(), status.applied)
         })
     }
 

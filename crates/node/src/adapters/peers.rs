@@ -78,12 +78,13 @@ impl NodeInbound {
 
 impl Inbound for NodeInbound {
     fn envelope(&self, from: NodeId, envelope: Envelope) {
-        if matches!(envelope.body, Some(Body::Append(_))) {
+        if let Some(Body::Append(append)) = &envelope.body {
             match GroupId::from_number(envelope.group) {
                 Some(GroupId::Control) => self.control.hear(),
                 Some(GroupId::Shard(shard)) => {
-                    if let Some(hosted) = self.shard(shard) {
-                        hosted.hear();
+                    let said = append.vote.as_ref().zip(append.committed.as_ref());
+                    if let (Some(hosted), Some((vote, committed))) = (self.shard(shard), said) {
+                        hosted.hear(vote.term, *committed);
                     }
                 }
                 None => {}

@@ -1,0 +1,91 @@
+//! How old the knowledge of a replica is that does not lead.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Knowledge: up to which moment a replica knows everything. That a leader was heard is not enough:
+/// a replica that was cut off hears it again at once, and has its whole absence still to apply.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Knowledge {
+    /// Everything that was committed at this moment is applied.
+    reached: Instant,
+    /// The oldest moment since then at which a leader said what was committed: an entry's index.
+    told: Option<(Instant, u64)>,
+}
+
+/// How often at most it is looked whether what was told is applied, while leaders go on telling.
+const LOOK: Duration = Duration::from_millis(20);
+
+impl Knowledge {
+    /// Begins to know at a moment.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            reached: now,
+            told: None,
+        }
+    }
+
+    /// Hears a leader say that everything up to an entry is committed.
+    pub(crate) fn hear(
+        &mut self,
+        now: Instant,
+        committed: u64,
+        applied: impl FnOnce() -> Option<u64>,
+    ) {
+        if self.told.is_some_and(|(at, _)| now - at >= LOOK) {
+            self.settle(applied());
+        }
+        self.told = self.told.or(Some((now, committed)));
+    }
+
+    /// Returns how old the knowledge is, with everything applied up to an entry.
+    pub(crate) fn age(&mut self, now: Instant, applied: Option<u64>) -> Duration {
+        self.settle(applied);
+        now - self.reached
+    }
+
+    fn settle(&mut self, applied: Option<u64>) {
+        if let Some((at, committed)) = self.told
+            && applied >= Some(committed)
+        {
+            (self.reached, self.told) = (at, None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn what_was_heard_counts_once_it_is_applied() {
+        let start = Instant::now();
+        let mut knowledge = Knowledge::new(start);
+        knowledge.hear(start + SECOND, 7, || Some(7));
+        let age = knowledge.age(start + SECOND * 2, Some(7));
+        assert_eq!(age, SECOND);
+
+        // It was cut off for ten seconds, is told of what it missed, and applies it bit by bit.
+        let healed = start + SECOND * 11;
+        knowledge.hear(healed, 90, || Some(7));
+        assert_eq!(knowledge.age(healed, Some(7)), SECOND * 10);
+        knowledge.hear(healed + SECOND, 95, || Some(60));
+        assert_eq!(knowledge.age(healed + SECOND, Some(60)), SECOND * 11);
+        assert_eq!(knowledge.age(healed + SECOND, Some(90)), SECOND);
+    }
+
+    #[test]
+    fn who_is_told_all_the_time_and_keeps_up_is_young_although_never_asked() {
+        let start = Instant::now();
+        let mut knowledge = Knowledge::new(start);
+        for turn in 1..=1_000_u32 {
+            let at = start + turn * Duration::from_millis(5);
+            knowledge.hear(at, u64::from(turn), || Some(u64::from(turn) - 1));
+        }
+        let age = knowledge.age(start + 5 * SECOND, Some(1_000));
+        assert!(age <= 2 * LOOK, "{age:?}");
+    }
+}
