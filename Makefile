@@ -27,6 +27,10 @@ tool = if path=$$(command -v $(VENV)/$(1) || command -v $(1)); then $$path $(2);
 	else echo "skipped: $(1) is not installed (make tools)"; $(if $(filter $(1),$(CI_NEEDS)),exit 1,:); fi
 CI_NEEDS := $(if $(CI),typos)
 
+# $(call chaos,SECONDS): one composed run of tests/chaos.
+chaos = $(CARGO) build $(LOCKED) --bin headcount --bin headcount-chaos && \
+	target/debug/headcount-chaos --binary target/debug/headcount --seconds $(1) --seed $(SEED)
+
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## List these targets
@@ -98,6 +102,13 @@ proto-surface: ## Re-record proto/surface.txt after a deliberate change of the p
 demo: ## Three regions on loopback, a story played on them, then left running
 	$(CARGO) run $(LOCKED) --release -p headcount -- demo
 
+# Debug binaries: what is tested is what tests run, and CI has built them already.
+chaos: ## Break real processes for SECONDS=600 in all ways that the machine allows, SEED= repeats; root
+	@$(call chaos,$(if $(filter-out file,$(origin SECONDS)),$(SECONDS),600))
+
+chaos-smoke: ## The same for four minutes and from one seed; what CI runs
+	@$(call chaos,240)
+
 crowd: ## What thousands of realtime clients cost a node, as a table; takes minutes
 	$(CARGO) build $(LOCKED) --release -p headcount -p headcount-crowd
 	target/release/headcount-crowd --binary target/release/headcount
@@ -117,4 +128,4 @@ deploy-check: build ## Render and validate what is below deploy/ (kubectl and Py
 tools: ## Install the tools that checks use and that can be had here; never fails
 	.ci/tools
 
-ci: tools verify ## What CI runs
+ci: tools verify chaos-smoke ## What CI runs

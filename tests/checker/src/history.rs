@@ -188,6 +188,12 @@ impl History {
         states
     }
 
+    /// Returns the state that the events end in as [`History::check`] does, right or wrong.
+    #[must_use]
+    pub fn states(&self) -> BTreeMap<String, ChannelState> {
+        self.fold().0
+    }
+
     /// Returns what is wrong: opened and closed do not alternate for a channel, or active and
     /// inactive for one of its regions; something came again that the cursor covers, or with
     /// another body, or without a resumption; the body contradicts the kind; there is a gap; or

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use headcount_model::{EventKind, Occupancy, ReportItem};
+use headcount_model::{EventId, EventKind, Occupancy, ReportItem};
 
 use crate::spans::NEVER;
 use crate::{At, ChannelState, Fault, History, Rule, Spans, Told};
@@ -97,6 +97,8 @@ pub struct Ledger {
     tickets: BTreeMap<Ticket, (Source, Vec<(String, usize)>)>,
     tickets_given: u64,
     late: Spans,
+    /// By channel, when every replica was seen to answer with what is attached.
+    proofs: BTreeMap<String, BTreeSet<At>>,
     voids: BTreeMap<String, Spans>,
 }
 
@@ -110,6 +112,7 @@ impl Ledger {
             tickets: BTreeMap::new(),
             tickets_given: 0,
             late: Spans::default(),
+            proofs: BTreeMap::new(),
             voids: BTreeMap::new(),
         }
     }
@@ -215,6 +218,15 @@ impl Ledger {
         self.late = self.late.or(&Spans::new([(from, to)]));
     }
 
+    /// Notes that every replica was seen to answer with exactly what is attached to a channel, so
+    /// that nothing older is seen again, whatever breaks from now on.
+    pub fn proved(&mut self, channel: &str, at: At) {
+        self.proofs
+            .entry(channel.to_owned())
+            .or_default()
+            .insert(at);
+    }
+
     /// Notes that a region's contributions may be taken away: it was cut off, or its nodes were
     /// down, for as long as a lease may take to run out.
     pub fn may_void(&mut self, region: &str, from: At, to: At) {
@@ -223,43 +235,54 @@ impl Ledger {
     }
 
     /// Returns when what happened at `at` is seen everywhere: after the propagation, counted from
-    /// the end of whatever was broken meanwhile.
+    /// the end of whatever was broken meanwhile, or when that was proved.
     #[must_use]
-    pub fn settled(&self, at: At) -> At {
+    pub fn settled(&self, channel: &str, at: At) -> At {
         let mut end = at.saturating_add(self.allowance.propagation);
         for (from, to) in self.late.spans() {
             if *to >= at && *from <= end {
                 end = end.max(to.saturating_add(self.allowance.propagation));
             }
         }
-        end
+        let proofs = self.proofs.get(channel);
+        let proved = proofs.and_then(|proofs| proofs.range(at..).next());
+        proved.map_or(end, |proved| end.min(*proved))
     }
 
     /// Returns the values of a track, the last first, each with the last moment at which it may be
     /// seen: whichever later one was acknowledged first has replaced it.
-    fn visible<'a>(&'a self, track: &'a [Value]) -> impl Iterator<Item = (Value, At)> + 'a {
+    fn visible<'a>(
+        &'a self,
+        channel: &'a str,
+        track: &'a [Value],
+    ) -> impl Iterator<Item = (Value, At)> + 'a {
         let mut until = NEVER;
         track.iter().rev().map(move |value| {
             let seen = (*value, until);
             if let Some(acked) = value.acked {
-                until = until.min(self.settled(acked));
+                until = until.min(self.settled(channel, acked));
             }
             seen
         })
     }
 
     /// Returns when a track may be seen with something, or with nothing.
-    fn seen(&self, track: &[Value], nothing: bool) -> Spans {
+    fn seen(&self, channel: &str, track: &[Value], nothing: bool) -> Spans {
         let values = self
-            .visible(track)
+            .visible(channel, track)
             .filter(|(value, _)| value.occupancy.is_zero() == nothing);
         Spans::new(values.map(|(value, until)| (value.invoked, until)))
     }
 
-    /// Returns when a region's contributions may be seen as nothing although they are something.
-    fn voided(&self, region: &str) -> Spans {
+    /// Returns when a region's contributions to a channel may be seen as nothing although they are something.
+    #[must_use]
+    pub fn voided(&self, channel: &str, region: &str) -> Spans {
         let windows = self.voids.get(region).map_or(&[][..], Spans::spans);
-        Spans::new(windows.iter().map(|(from, to)| (*from, self.settled(*to))))
+        Spans::new(
+            windows
+                .iter()
+                .map(|(from, to)| (*from, self.settled(channel, *to))),
+        )
     }
 
     fn tracks<'a>(
@@ -284,9 +307,9 @@ impl Ledger {
     ) -> (Occupancy, Occupancy) {
         let (mut least, mut most) = (Occupancy::ZERO, Occupancy::ZERO);
         for (session, track) in self.tracks(channel, region) {
-            let voided = self.voided(&session.region).overlaps(from, to);
+            let voided = self.voided(channel, &session.region).overlaps(from, to);
             let mut range: Option<(Occupancy, Occupancy)> = voided.then_some(Default::default());
-            let seen = self.visible(track);
+            let seen = self.visible(channel, track);
             let seen = seen.filter(|(value, until)| value.invoked <= to && *until >= from);
             for (
                 Value {
@@ -310,7 +333,7 @@ impl Ledger {
     pub fn may_be_present(&self, channel: &str, region: Option<&str>) -> Spans {
         let tracks = self.tracks(channel, region);
         tracks.fold(Spans::default(), |spans, (_, track)| {
-            spans.or(&self.seen(track, false))
+            spans.or(&self.seen(channel, track, false))
         })
     }
 
@@ -319,7 +342,9 @@ impl Ledger {
     pub fn may_be_absent(&self, channel: &str, region: Option<&str>) -> Spans {
         let mut absent = Spans::always();
         for (session, track) in self.tracks(channel, region) {
-            let nothing = self.seen(track, true).or(&self.voided(&session.region));
+            let nothing = self
+                .seen(channel, track, true)
+                .or(&self.voided(channel, &session.region));
             absent = absent.and(&nothing);
         }
         absent
@@ -378,8 +403,9 @@ impl Ledger {
 
     /// Judges a watcher's transitions: each needs a moment before it was told at which it was true
     /// or may have been, these moments must be in the order of the events, and each needs a source
-    /// that came, or left, before it was told, unless something was taken away. `heard` says when
-    /// each event was told first to anybody.
+    /// that came, or left, before it was told, unless something was taken away. What takes a
+    /// transition back that never was logged (R3) gives its cause back. `heard` says when each event
+    /// was told first to anybody.
     #[must_use]
     pub fn justify(&self, history: &History, heard: &BTreeMap<String, At>) -> Vec<Fault> {
         let mut faults = Vec::new();
@@ -391,6 +417,10 @@ impl Ledger {
             let region = told.kind.is_regional().then_some(told.region.as_str());
             let causes = causes.entry((&told.channel, region));
             let causes = causes.or_insert_with(|| self.causes(&told.channel, region));
+            if matches!(told.id.parse(), Ok(EventId::Void { .. })) {
+                causes.give_back(!active);
+                continue;
+            }
             let until = heard.get(&told.id).copied().unwrap_or_default();
             let last = causes.last;
             if !causes.take(active, until) {
@@ -414,15 +444,13 @@ impl Ledger {
                 }
             }
         }
-        let sorted = |mut moments: Vec<At>| {
-            moments.sort_unstable();
-            moments.into_iter()
-        };
+        came.sort_unstable();
+        gone.sort_unstable();
         Causes {
             present: self.may_be_present(channel, region),
             absent: self.may_be_absent(channel, region),
             last: At::ZERO,
-            changes: (!taken).then(|| (sorted(came), sorted(gone))),
+            changes: (!taken).then_some([(gone, 0), (came, 0)]),
         }
     }
 
@@ -509,21 +537,31 @@ struct Causes {
     absent: Spans,
     /// When the last transition may have been caused at the earliest.
     last: At,
-    /// When sources came and left, as long as each counts once: not if any were taken away.
-    changes: Option<(std::vec::IntoIter<At>, std::vec::IntoIter<At>)>,
+    /// When sources left and came, and how many of each caused something; not known if any were
+    /// taken away.
+    changes: Option<[(Vec<At>, usize); 2]>,
 }
 
 impl Causes {
     /// Takes what caused a transition that was told at `until`; returns whether there is anything.
     fn take(&mut self, active: bool, until: At) -> bool {
-        let change = self.changes.as_mut().map(|(came, gone)| {
-            let next = if active { came.next() } else { gone.next() };
-            next.is_some_and(|next| next <= until)
+        let change = self.changes.as_mut().map(|changes| {
+            let (moments, taken) = &mut changes[usize::from(active)];
+            *taken += 1;
+            moments.get(*taken - 1).is_some_and(|at| *at <= until)
         });
         let of = if active { &self.present } else { &self.absent };
         let first = of.first_from(self.last).filter(|first| *first <= until);
         self.last = first.unwrap_or(self.last);
         first.is_some() && change.unwrap_or(true)
+    }
+
+    /// Gives back what a transition took.
+    fn give_back(&mut self, active: bool) {
+        if let Some(changes) = &mut self.changes {
+            let (_, taken) = &mut changes[usize::from(active)];
+            *taken = taken.saturating_sub(1);
+        }
     }
 }
 

@@ -103,12 +103,18 @@ impl Log {
 
     /// Returns what a watcher of everything should have been told and was not, or was told in
     /// another order than the log's: of each shard, it must know each transition between the first
-    /// and the last that it was told. Occupancy may have been rolled up.
+    /// and the last that it was told. Occupancy may have been rolled up; and who was told a region's
+    /// transition that never got into the log is not told what it knows already (R10).
     #[must_use]
     pub fn missed(&self, history: &History) -> Vec<Fault> {
         let mut faults = Vec::new();
         let told = history.events();
         let known: BTreeSet<&str> = told.iter().map(|told| told.id.as_str()).collect();
+        let logged = self.0.values().flat_map(BTreeMap::values);
+        let logged: BTreeSet<&str> = logged.map(|told| told.id.as_str()).collect();
+        let ahead = told.iter().filter(|told| told.kind.is_regional());
+        let ahead = ahead.filter(|told| !logged.contains(told.id.as_str()));
+        let ahead: BTreeSet<_> = ahead.map(|told| (&told.channel, &told.region)).collect();
         let mut ranges: BTreeMap<ShardId, (Position, Position)> = BTreeMap::new();
         for told in told {
             let Some((shard, position)) = place(told) else {
@@ -125,7 +131,10 @@ impl Log {
             let between = self.0.get(&shard).into_iter();
             let between = between.flat_map(|events| events.range(first..last));
             for (_, event) in between {
-                if event.kind != EventKind::Occupancy && !known.contains(event.id.as_str()) {
+                let is_known = known.contains(event.id.as_str())
+                    || (event.kind.is_regional()
+                        && ahead.contains(&(&event.channel, &event.region)));
+                if event.kind != EventKind::Occupancy && !is_known {
                     let what = format!("not told, but what came after it: {event}");
                     faults.push(Fault::new(Rule::Contiguity, what));
                 }
@@ -251,6 +260,27 @@ mod tests {
         events[3].position = None;
         events.swap(2, 3);
         assert_eq!(log(&life()).missed(&history(events)), []);
+    }
+
+    #[test]
+    fn who_was_told_what_never_was_logged_is_not_told_it_again() {
+        let mut events = life();
+        // An owner told the end ahead, and died; the expiry logged it.
+        let ahead = Told {
+            id: "1.0.us.6.3".to_owned(),
+            position: None,
+            ..events[3].clone()
+        };
+        events[3] = ahead.clone();
+        assert_eq!(log(&life()).missed(&history(events.clone())), []);
+        // What is told of another region, or of all, is no excuse.
+        events[3] = Told {
+            region: "eu".to_owned(),
+            ..ahead
+        };
+        assert_eq!(log(&life()).missed(&history(events.clone())).len(), 1);
+        events.remove(4);
+        assert_eq!(log(&life()).missed(&history(events)).len(), 2);
     }
 
     #[test]

@@ -219,14 +219,28 @@ fn what_is_broken_delays_and_excuses_nothing_else() {
     ledger.late(ms(900), ms(2_000));
     ledger.late(ms(2_050), ms(2_500));
     // The second began before the first was over with its propagation.
-    assert_eq!(ledger.settled(ms(1_010)), ms(2_600));
+    assert_eq!(ledger.settled("c", ms(1_010)), ms(2_600));
     assert_eq!(broken(&ledger, 2_600, 2_600, Occupancy::ZERO), None);
     assert_eq!(
         broken(&ledger, 2_601, 2_601, Occupancy::ZERO),
         Some(Rule::NoFalseVoid)
     );
-    assert_eq!(ledger.settled(ms(100)), ms(200));
-    assert_eq!(ledger.settled(ms(2_501)), ms(2_601));
+    assert_eq!(ledger.settled("c", ms(100)), ms(200));
+    assert_eq!(ledger.settled("c", ms(2_501)), ms(2_601));
+}
+
+#[test]
+fn what_was_seen_everywhere_is_not_late_any_more() {
+    let mut ledger = visit();
+    ledger.late(ms(1_000), ms(4_000));
+    assert_eq!(broken(&ledger, 3_000, 3_000, Occupancy::ZERO), None);
+    ledger.proved("c", ms(2_000));
+    let rule = Some(Rule::NoFalseVoid);
+    assert_eq!(broken(&ledger, 3_000, 3_000, Occupancy::ZERO), rule);
+    assert_eq!(broken(&ledger, 1_900, 1_900, Occupancy::ZERO), None);
+    // It proves nothing of other channels, and of what comes later.
+    assert_eq!(ledger.settled("d", ms(1_900)), ms(4_100));
+    assert_eq!(ledger.settled("c", ms(2_001)), ms(4_100));
 }
 
 fn told(id: &str, kind: EventKind) -> Told {
@@ -301,6 +315,29 @@ fn c7_what_was_taken_away_comes_again() {
     );
     ledger.may_void("us", ms(3_000), ms(3_500));
     assert_eq!(justified(&ledger, &events), []);
+}
+
+#[test]
+fn c7_what_is_taken_back_may_happen_again() {
+    use EventKind::{RegionActive, RegionInactive};
+    let ledger = visit();
+    let story = |back: &str| {
+        let events = [
+            ("0.0.us.1.1", RegionActive),
+            ("0.0.us.1.2", RegionInactive),
+            (back, RegionActive),
+            ("0.0.us.2.1", RegionInactive),
+        ];
+        let steps = events.iter().map(|(id, kind)| Step::Event(told(id, *kind)));
+        let history = History {
+            steps: steps.collect(),
+            ..History::default()
+        };
+        let heard = events.map(|(id, _)| (id.to_owned(), ms(9_000)));
+        ledger.justify(&history, &heard.into())
+    };
+    assert_eq!(story("0.0.us.1.2.void"), []);
+    assert_eq!(story("0.0.us.2.2").len(), 2);
 }
 
 #[test]
