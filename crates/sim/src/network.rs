@@ -768,3 +768,215 @@ impl Drop for SimSocket {
         inner.forget(self.outgoing);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::machine::Machine;
+    use crate::time;
+
+    const TICK: Duration = Duration::from_millis(1);
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn address(last: u8) -> IpAddr {
+        [10, 0, 0, last].into()
+    }
+
+    /// What the reader heard, and when.
+    type Heard = Vec<(Duration, io::Result<u8>)>;
+
+    /// Two machines: one writes what it is told to every 10 ms, the other notes when what came.
+    struct Pair {
+        network: SimNetwork,
+        writer: Machine,
+        reader: Machine,
+        now: Duration,
+        heard: Arc<Mutex<Heard>>,
+        written: Arc<AtomicU64>,
+    }
+
+    impl Pair {
+        fn start() -> Self {
+            time::set_now(Duration::ZERO);
+            let way = Way {
+                delay: ms(20),
+                jitter: ms(5),
+            };
+            let network = SimNetwork::new(7, way);
+            let mut writer = Machine::new("writer".to_owned(), address(1));
+            let mut reader = Machine::new("reader".to_owned(), address(2));
+            network.add(address(1));
+            network.add(address(2));
+            let at = SocketAddr::new(address(2), 80);
+            let listener = network.listen(at);
+            let heard = Arc::<Mutex<Heard>>::default();
+            let hearing = heard.clone();
+            reader.start(async move {
+                let accepted = std::future::poll_fn(|context| listener.poll_accept(context)).await;
+                let (mut socket, _) = accepted.unwrap();
+                loop {
+                    let read = socket.read_u8().await;
+                    let over = read.is_err();
+                    hearing.lock().unwrap().push((time::now(), read));
+                    if over {
+                        return;
+                    }
+                }
+            });
+            let dialer = network.dialer(address(1));
+            let written = Arc::<AtomicU64>::default();
+            let counting = written.clone();
+            writer.start(async move {
+                let mut socket = dialer.connect(at).await.unwrap();
+                for byte in 0..=u8::MAX {
+                    // allow-sleep: the rhythm of the writer, in simulated time
+                    tokio::time::sleep(ms(10)).await;
+                    if socket.write_u8(byte).await.is_err() {
+                        return;
+                    }
+                    counting.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            Self {
+                network,
+                writer,
+                reader,
+                now: Duration::ZERO,
+                heard,
+                written,
+            }
+        }
+
+        fn run(&mut self, time: Duration) {
+            let until = self.now + time;
+            while self.now < until {
+                self.now += TICK;
+                time::set_now(self.now);
+                self.network.advance(self.now);
+                self.writer.tick(TICK);
+                self.reader.tick(TICK);
+            }
+        }
+
+        /// Returns the bytes that came, which must be those that were written, in order.
+        fn bytes(&self) -> Vec<u8> {
+            let heard = self.heard.lock().unwrap();
+            let bytes: Vec<u8> = heard
+                .iter()
+                .filter_map(|(_, read)| read.as_ref().ok().copied())
+                .collect();
+            let wanted: Vec<u8> = (0..u8::try_from(bytes.len()).unwrap()).collect();
+            assert_eq!(bytes, wanted);
+            bytes
+        }
+
+        fn end(&self) -> Option<ErrorKind> {
+            let heard = self.heard.lock().unwrap();
+            let (_, last) = heard.last()?;
+            last.as_ref().err().map(io::Error::kind)
+        }
+    }
+
+    #[test]
+    fn bytes_come_in_order_after_their_delay() {
+        let mut pair = Pair::start();
+        // There and back to connect, then ten milliseconds, then there.
+        pair.run(ms(69));
+        assert_eq!(pair.bytes().len(), 0);
+        pair.run(ms(431));
+        assert!(pair.bytes().len() > 35, "{:?}", pair.bytes());
+        assert_eq!(pair.end(), None);
+    }
+
+    #[test]
+    fn what_a_cut_held_comes_after_the_healing_and_nothing_before() {
+        let mut pair = Pair::start();
+        pair.run(ms(300));
+        pair.network.cut(address(1), address(2));
+        pair.run(ms(10));
+        let before = pair.bytes().len();
+        pair.run(ms(500));
+        assert_eq!(pair.bytes().len(), before);
+        pair.network.heal(address(1), address(2));
+        pair.run(ms(1_100));
+        assert!(pair.bytes().len() > before + 100);
+        assert!(pair.network.traffic().held > 50);
+    }
+
+    #[test]
+    fn a_cut_the_other_way_holds_nothing_up() {
+        let mut pair = Pair::start();
+        pair.run(ms(300));
+        pair.network.cut(address(2), address(1));
+        let before = pair.bytes().len();
+        pair.run(ms(300));
+        assert!(pair.bytes().len() > before + 20);
+    }
+
+    #[test]
+    fn a_process_that_dies_resets_and_a_machine_that_loses_power_says_nothing() {
+        for power_fails in [false, true] {
+            let mut pair = Pair::start();
+            pair.run(ms(300));
+            pair.network.crash(address(1), power_fails);
+            pair.writer.stop();
+            pair.run(ms(300));
+            let expected = (!power_fails).then_some(ErrorKind::ConnectionReset);
+            assert_eq!(pair.end(), expected);
+        }
+    }
+
+    #[test]
+    fn who_writes_to_a_machine_that_lost_power_learns_it_when_it_is_back() {
+        let mut pair = Pair::start();
+        pair.run(ms(300));
+        pair.network.crash(address(2), true);
+        pair.reader.stop();
+        pair.run(ms(300));
+        let written = pair.written.load(Ordering::Relaxed);
+        assert!(written > 40, "nobody said that it is gone: {written}");
+        pair.network.start(address(2));
+        pair.run(ms(100));
+        let written = pair.written.load(Ordering::Relaxed);
+        pair.run(ms(200));
+        assert_eq!(pair.written.load(Ordering::Relaxed), written, "it is reset");
+    }
+
+    #[test]
+    fn where_nobody_listens_connections_are_refused() {
+        let mut pair = Pair::start();
+        let dialer = pair.network.dialer(address(1));
+        let refused = Arc::<Mutex<Option<ErrorKind>>>::default();
+        let tell = refused.clone();
+        pair.writer.spawn(async move {
+            let asked = dialer.connect(SocketAddr::new(address(2), 81)).await;
+            *tell.lock().unwrap() = asked.err().map(|error| error.kind());
+        });
+        pair.run(ms(30));
+        assert_eq!(*refused.lock().unwrap(), None);
+        pair.run(ms(30));
+        assert_eq!(*refused.lock().unwrap(), Some(ErrorKind::ConnectionRefused));
+    }
+
+    #[test]
+    fn a_program_that_was_paused_finds_its_clock_ahead() {
+        let mut pair = Pair::start();
+        pair.run(ms(200));
+        let written = pair.written.load(Ordering::Relaxed);
+        pair.writer.pause();
+        pair.run(ms(500));
+        assert_eq!(pair.written.load(Ordering::Relaxed), written);
+        pair.writer.resume();
+        pair.run(ms(100));
+        let after = pair.written.load(Ordering::Relaxed) - written;
+        // What was due is due once; the next sleeps begin then.
+        assert!((5..=12).contains(&after), "{after}");
+    }
+}
