@@ -305,11 +305,6 @@ impl Driver {
                     }
                     woken |= self.feed(FeedInput::Jumped(start));
                 }
-                AppliedItem::Claimed(fence, base) => {
-                    if let Some(owning) = self.owning.as_mut().filter(|own| own.fence() == fence) {
-                        owning.claimed(now, base);
-                    }
-                }
             }
         }
         if woken {
@@ -318,6 +313,12 @@ impl Driver {
         let mark = shard.mark(&self.config.region);
         self.told.logged(mark);
         if let Some(owning) = &mut self.owning {
+            // Once a fence has claimed, only its own batches change what the log says of its region,
+            // and there are none before this: so it is the base, whatever was applied since, and
+            // whether an entry brought the claim or a snapshot that holds it.
+            if mark.fence == owning.fence() && !mark.ended && !owning.is_claimed() {
+                owning.claimed(now, shard.base(&self.config.region));
+            }
             owning.applied(now, mark);
         }
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use headcount_consensus::store::Journal;
 use headcount_consensus::{AppliedAt, Frozen, Machine as ConsensusMachine, MachineError};
 use headcount_coordinator::Shard;
-use headcount_model::{Logged, Mark};
+use headcount_model::Logged;
 use headcount_wire::{decode_entry, decode_snapshot, encode_logged, encode_snapshot};
 
 use super::replica::{AppliedItem, Replica};
@@ -69,16 +69,8 @@ impl ConsensusMachine for Machine {
         for event in &logged.events {
             telemetry::event_applied(event.event.kind);
         }
-        let claims = logged.marks.iter().filter_map(|mark| match mark {
-            Mark::Claimed { region, fence } if region == self.replica.region() => {
-                Some(AppliedItem::Claimed(*fence, shard.base(region)))
-            }
-            _ => None,
-        });
-        let claims: Vec<AppliedItem> = claims.collect();
         let entry = AppliedItem::Entry(at.index, told.then_some(logged));
-        self.replica
-            .note(&shard, std::iter::once(entry).chain(claims));
+        self.replica.note(&shard, [entry]);
         Bytes::new()
     }
 

@@ -65,6 +65,10 @@ impl Owning {
         self.outbox.stats()
     }
 
+    pub(super) fn is_claimed(&self) -> bool {
+        self.owner.is_claimed()
+    }
+
     pub(super) fn claimed(&mut self, now: Now, base: Vec<(ChannelKey, Occupancy)>) {
         self.owner
             .step(now, OwnerInput::Claimed { base }, &mut self.owner_effects);

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use headcount_coordinator::Shard;
 use headcount_feed::{ShardFeed, Start};
-use headcount_model::{
-    ChannelKey, Command, Entry, Fence, Logged, Occupancy, Position, RegionName, ShardId,
-};
+use headcount_model::{Command, Entry, Logged, Position, RegionName, ShardId};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -23,8 +21,6 @@ const APPLIED_MAX: usize = 16_384;
 pub(crate) enum AppliedItem {
     /// An entry; `None` if it told nothing.
     Entry(u64, Option<Logged>),
-    /// The local region's claim under this fence was applied; the base at that very position.
-    Claimed(Fence, Vec<(ChannelKey, Occupancy)>),
     /// Entries are missing: a snapshot replaced the state, or the driver was too slow.
     Jumped(Start),
 }
@@ -143,8 +139,8 @@ impl Replica {
         let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
         applied.extend(items);
         if applied.len() > APPLIED_MAX {
-            // Claims are kept: an owner waits for its base. Entries are in the journal.
-            applied.retain(|item| matches!(item, AppliedItem::Claimed(..)));
+            // Entries are in the journal.
+            applied.clear();
             applied.push_back(AppliedItem::Jumped(Self::feed_start(shard, &self.region)));
         }
         drop(applied);
