@@ -63,7 +63,7 @@ impl Default for Config {
     }
 }
 
-/// Makes the gRPC service, to be added to a server that [`server`] made.
+/// Makes the gRPC service, to be added to a server that [`server()`] made.
 pub fn service<A: Authorize, S: Sessions>(
     config: Config,
     authorize: A,
