@@ -113,6 +113,10 @@ crowd: ## What thousands of realtime clients cost a node, as a table; takes minu
 	$(CARGO) build $(LOCKED) --release -p headcount -p headcount-crowd
 	target/release/headcount-crowd --binary target/release/headcount
 
+bench: ## What attaches cost, beside Redis (Debian: redis-server) and by stage, as a table; takes minutes
+	$(CARGO) build $(LOCKED) --release -p headcount -p headcount-bench
+	target/release/headcount-bench --binary target/release/headcount
+
 typos: ## Spelling
 	@$(call tool,typos,--config .typos.toml)
 

@@ -1,0 +1,77 @@
+//! Measures the core beside what people use today, and prints a table in Markdown.
+//!
+//! Everything is compared in the same run and in changing order, since machines are noisy: the
+//! ratios count. A ratio below half of its bar fails the run; an absolute time never does.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a table is what it is for"
+)]
+
+mod edge;
+mod ingest;
+mod node;
+mod peer;
+mod process;
+mod stages;
+mod table;
+mod traffic;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::{Parser, ValueEnum};
+
+use crate::table::Table;
+
+/// Measures the core beside what people use today.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The binary to measure.
+    #[arg(long, default_value = "target/release/headcount")]
+    binary: PathBuf,
+    /// Less of everything: minutes, for the ratios only.
+    #[arg(long)]
+    quick: bool,
+    /// Only these parts.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Part>,
+    /// The first port of the nodes; they take 24 from there on.
+    #[arg(long, default_value_t = 24_080)]
+    port: u16,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Attaches of an edge into one node, beside Redis.
+    Ingest,
+    /// What each pure stage takes for its part of an attach.
+    Stages,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let mut table = Table::default();
+    let wanted = |part| arguments.only.is_empty() || arguments.only.contains(&part);
+    let (binary, port) = (&arguments.binary, arguments.port);
+    if wanted(Part::Ingest) {
+        let load = ingest::Load {
+            channels: 10_000,
+            connections: 100_000,
+            each: 10,
+            rounds: if arguments.quick { 2 } else { 5 },
+        };
+        ingest::measure(binary, port, load, &mut table).await?;
+    }
+    if wanted(Part::Stages) {
+        stages::measure(10_000, 100_000, &mut table)?;
+    }
+    print!("{}", table.markdown());
+    if !table.failures.is_empty() {
+        bail!("far below the bar: {}", table.failures.join("; "));
+    }
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! A process that is measured: what it holds and what it used.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::process::{Child, Command};
+
+/// A process of our own, killed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Process(Child);
+
+impl Process {
+    /// Starts a program that says nothing.
+    pub(crate) fn start(program: &Path, arguments: &[&str]) -> Result<Self> {
+        let child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("{} cannot be started", program.display()))?;
+        Ok(Self(child))
+    }
+
+    /// Processor time so far, of user and system.
+    pub(crate) fn processor(&self) -> Result<Duration> {
+        let stat = std::fs::read_to_string(self.file("stat")?)?;
+        let rest = stat.rsplit_once(')').context("no name in stat")?.1;
+        // The 14th and 15th field of the file, in ticks of 10 ms.
+        let ticks = rest.split_whitespace().skip(11).take(2);
+        let ticks: Vec<u64> = ticks.map(str::parse).collect::<Result<_, _>>()?;
+        Ok(Duration::from_millis(10) * u32::try_from(ticks.iter().sum::<u64>())?)
+    }
+
+    fn file(&self, file: &str) -> Result<String> {
+        let id = self.0.id().context("the process has ended")?;
+        Ok(format!("/proc/{id}/{file}"))
+    }
+
+    /// Ends it, and waits for that.
+    pub(crate) async fn stop(mut self) {
+        drop(self.0.kill().await);
+    }
+}

@@ -1,0 +1,87 @@
+//! What was measured, as a table.
+
+use std::fmt::Write as _;
+
+/// Figures of the same thing.
+#[derive(Clone, Debug)]
+pub(crate) struct Spread(Vec<f64>);
+
+impl Spread {
+    /// # Panics
+    /// If there is no figure.
+    pub(crate) fn of(figures: impl IntoIterator<Item = f64>) -> Self {
+        let mut figures: Vec<f64> = figures.into_iter().collect();
+        figures.sort_by(f64::total_cmp);
+        assert!(!figures.is_empty(), "something was measured");
+        Self(figures)
+    }
+
+    pub(crate) fn median(&self) -> f64 {
+        self.at(0.5)
+    }
+
+    /// The figure that a share of them, 0 to 1, does not exceed.
+    pub(crate) fn at(&self, share: f64) -> f64 {
+        let last = self.0.len() - 1;
+        self.0[(last as f64 * share).round() as usize]
+    }
+}
+
+/// Rows of figures with what they are held to.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    text: String,
+    /// Ratios far below their bars.
+    pub(crate) failures: Vec<String>,
+}
+
+impl Table {
+    /// Adds a figure with its spread.
+    pub(crate) fn row(&mut self, what: &str, figures: &Spread, bar: &str) {
+        let [median, least, most] = [0.5, 0.0, 1.0].map(|share| short(figures.at(share)));
+        let figure = if figures.0.len() == 1 {
+            median
+        } else {
+            format!("{median} ({least} to {most})")
+        };
+        self.line(what, &figure, bar);
+    }
+
+    /// Adds a ratio; one below half of its bar is a failure.
+    pub(crate) fn ratio(&mut self, what: &str, ratio: f64, bar: f64) {
+        self.line(what, &format!("**{ratio:.2}**"), &format!("≥ {bar}"));
+        if ratio < bar / 2.0 {
+            self.failures
+                .push(format!("{what}: {ratio:.2}, and the bar is {bar}"));
+        }
+    }
+
+    /// Adds a line.
+    pub(crate) fn line(&mut self, what: &str, figure: &str, bar: &str) {
+        let line = format!("| {what} | {figure} | {bar} |");
+        eprintln!("{line}");
+        // Writing to a string cannot fail.
+        let _fits = writeln!(self.text, "{line}");
+    }
+
+    /// The table in Markdown.
+    pub(crate) fn markdown(&self) -> String {
+        format!("| what | figure | bar |\n|---|---:|---:|\n{}", self.text)
+    }
+}
+
+/// Three digits that matter, thousands apart.
+fn short(figure: f64) -> String {
+    if figure < 100.0 {
+        return format!("{figure:.2}");
+    }
+    let digits = format!("{figure:.0}");
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
