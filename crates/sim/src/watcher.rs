@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use headcount_checker::{Step, Told};
+use headcount_checker::Step;
 use headcount_model::{WatchFilter, WatchItem};
 use headcount_net::Dialer;
 use headcount_wire::proto::feed::v1::feed_client::FeedClient;
@@ -144,46 +144,16 @@ impl Watcher {
         let mut record = self.shared.lock();
         let record = &mut *record;
         let history = record.histories.entry(self.name.clone()).or_default();
-        let (cursor, outcome) = match item {
-            WatchItem::Events { events, cursor } => {
-                for watched in events {
-                    let event = &watched.event;
-                    let told = Told {
-                        id: event.id.to_string(),
-                        kind: event.kind,
-                        channel: event.channel.name.to_string(),
-                        region: event.region.to_string(),
-                        is_global_master: event.is_global_master,
-                        active: event.active,
-                        occupancy: event.occupancy,
-                        at_ms: event.at.0,
-                        position: watched.position,
-                    };
-                    record.trace.say(&format_args!("{} {told}", self.name));
-                    record.coverage.count("events-told");
-                    record
-                        .heard
-                        .entry(told.id.clone())
-                        .or_insert_with(time::now);
-                    history.steps.push(Step::Event(told));
-                }
-                (cursor, Ok(()))
+        let before = history.steps.len();
+        let outcome = history.take(item);
+        for step in &history.steps[before..] {
+            if let Step::Event(told) = step {
+                record.trace.say(&format_args!("{} {told}", self.name));
+                record.coverage.count("events-told");
+                let heard = record.heard.entry(told.id.clone());
+                heard.or_insert_with(time::now);
             }
-            WatchItem::Gap {
-                shard,
-                region,
-                from,
-                cursor,
-            } => {
-                let gap = format!("shard {shard} region {region:?} from {from:?}");
-                history.steps.push(Step::Gap(gap));
-                (cursor, Ok(()))
-            }
-            WatchItem::Position { cursor } => (cursor, Ok(())),
-            WatchItem::End { reason, cursor } => (cursor, Err(reason.as_str().to_owned())),
-        };
-        history.cursor = Some(cursor);
-        history.covered = history.steps.len();
+        }
         outcome
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use headcount_checker::{Step, Told};
+use headcount_checker::Step;
 use headcount_model::{WatchFilter, WatchItem};
 use headcount_wire::proto::feed::v1::feed_client::FeedClient;
 use headcount_wire::{put_watch_request, take_watch_item};
@@ -134,43 +134,15 @@ fn take(record: &Record, watcher: &str, item: WatchItem) {
     let mut inner = record.write();
     let inner = &mut *inner;
     let history = inner.histories.entry(watcher.to_owned()).or_default();
-    let cursor = match item {
-        WatchItem::Events { events, cursor } => {
-            *inner.counts.entry("events told").or_default() += events.len() as u64;
-            for watched in events {
-                let event = &watched.event;
-                let id = event.id.to_string();
-                inner.heard.entry(id.clone()).or_insert(now);
-                history.steps.push(Step::Event(Told {
-                    id,
-                    kind: event.kind,
-                    channel: event.channel.name.to_string(),
-                    region: event.region.to_string(),
-                    is_global_master: event.is_global_master,
-                    active: event.active,
-                    occupancy: event.occupancy,
-                    at_ms: event.at.0,
-                    position: watched.position,
-                }));
-            }
-            cursor
+    let before = history.steps.len();
+    let outcome = history.take(item);
+    for step in &history.steps[before..] {
+        if let Step::Event(told) = step {
+            *inner.counts.entry("events told").or_default() += 1;
+            inner.heard.entry(told.id.clone()).or_insert(now);
         }
-        WatchItem::Gap {
-            shard,
-            region,
-            from,
-            cursor,
-        } => {
-            let gap = format!("shard {shard} region {region:?} from {from:?}");
-            history.steps.push(Step::Gap(gap));
-            cursor
-        }
-        WatchItem::Position { cursor } => cursor,
-        WatchItem::End { reason, cursor } => {
-            history.steps.push(Step::Broken(reason.as_str().to_owned()));
-            cursor
-        }
-    };
-    history.cursor = Some(cursor);
-    history.covered = history.steps.len();
+    }
+    if let Err(why) = outcome {
+        history.steps.push(Step::Broken(why));
+    }
 }

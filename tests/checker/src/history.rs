@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use headcount_model::{EventKind, Occupancy, Position};
+use headcount_model::{EventKind, Occupancy, Position, WatchEvent, WatchItem};
 
 use crate::{Fault, Rule};
 
@@ -39,6 +39,23 @@ impl Told {
             ..told.clone()
         };
         plain(self) == plain(other)
+    }
+}
+
+impl From<&WatchEvent> for Told {
+    fn from(watched: &WatchEvent) -> Self {
+        let event = &watched.event;
+        Self {
+            id: event.id.to_string(),
+            kind: event.kind,
+            channel: event.channel.name.to_string(),
+            region: event.region.to_string(),
+            is_global_master: event.is_global_master,
+            active: event.active,
+            occupancy: event.occupancy,
+            at_ms: event.at.0,
+            position: watched.position,
+        }
     }
 }
 
@@ -117,6 +134,35 @@ pub struct History {
 }
 
 impl History {
+    /// Writes down an item of a watch.
+    ///
+    /// # Errors
+    /// The reason, if it ends the watch.
+    pub fn take(&mut self, item: WatchItem) -> Result<(), String> {
+        let (cursor, outcome) = match item {
+            WatchItem::Events { events, cursor } => {
+                let told = events.iter().map(|watched| Told::from(&**watched));
+                self.steps.extend(told.map(Step::Event));
+                (cursor, Ok(()))
+            }
+            WatchItem::Gap {
+                shard,
+                region,
+                from,
+                cursor,
+            } => {
+                let gap = format!("shard {shard} region {region:?} from {from:?}");
+                self.steps.push(Step::Gap(gap));
+                (cursor, Ok(()))
+            }
+            WatchItem::Position { cursor } => (cursor, Ok(())),
+            WatchItem::End { reason, cursor } => (cursor, Err(reason.as_str().to_owned())),
+        };
+        self.cursor = Some(cursor);
+        self.covered = self.steps.len();
+        outcome
+    }
+
     /// Returns the events in order, each once: what came again under its id after a resumption is
     /// left out.
     #[must_use]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
-use headcount_model::{ChannelDetails, EventKind, WatchFilter, WatchItem};
+use headcount_model::{ChannelDetails, EventKind, WatchFilter};
 use headcount_wire::proto::feed::v1::feed_client::FeedClient;
 use headcount_wire::{put_watch_request, take_watch_item};
 use tokio::task::JoinHandle;
@@ -227,50 +227,13 @@ impl Watching {
         loop {
             match stream.message().await {
                 Ok(Some(response)) => {
-                    self.item(take_watch_item(response).expect("a node's item can be read"))?;
+                    let item = take_watch_item(response).expect("a node's item can be read");
+                    lock(&self.kept).take(item)?;
                 }
                 Ok(None) => return Err("the stream ended without an end".to_owned()),
                 Err(status) => return Err(status.to_string()),
             }
         }
-    }
-
-    fn item(&self, item: WatchItem) -> Result<(), String> {
-        let mut history = lock(&self.kept);
-        let (cursor, outcome) = match item {
-            WatchItem::Events { events, cursor } => {
-                for watched in events {
-                    let event = &watched.event;
-                    history.steps.push(Step::Event(Told {
-                        id: event.id.to_string(),
-                        kind: event.kind,
-                        channel: event.channel.name.to_string(),
-                        region: event.region.to_string(),
-                        is_global_master: event.is_global_master,
-                        active: event.active,
-                        occupancy: event.occupancy,
-                        at_ms: event.at.0,
-                        position: watched.position,
-                    }));
-                }
-                (cursor, Ok(()))
-            }
-            WatchItem::Gap {
-                shard,
-                region,
-                from,
-                cursor,
-            } => {
-                let gap = format!("shard {shard} region {region:?} from {from:?}");
-                history.steps.push(Step::Gap(gap));
-                (cursor, Ok(()))
-            }
-            WatchItem::Position { cursor } => (cursor, Ok(())),
-            WatchItem::End { reason, cursor } => (cursor, Err(reason.as_str().to_owned())),
-        };
-        history.cursor = Some(cursor);
-        history.covered = history.steps.len();
-        outcome
     }
 
     async fn sse(&self, node: &str, cursor: Option<String>) -> Result<(), String> {

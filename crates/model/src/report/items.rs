@@ -266,20 +266,6 @@ impl FromIterator<ReportItem> for ReportItems {
     }
 }
 
-impl<'a> FromIterator<ReportChange<'a>> for ReportItems {
-    /// Takes what other lists hold, whose names are good.
-    ///
-    /// # Panics
-    /// If a name is none.
-    fn from_iter<I: IntoIterator<Item = ReportChange<'a>>>(changes: I) -> Self {
-        let mut all = Self::default();
-        for change in changes {
-            all.push(change).expect("names of other lists are good");
-        }
-        all
-    }
-}
-
 impl From<Vec<ReportItem>> for ReportItems {
     fn from(items: Vec<ReportItem>) -> Self {
         items.into_iter().collect()
