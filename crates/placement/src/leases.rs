@@ -175,11 +175,14 @@ impl Leases {
     }
 
     /// Returns when [`Leases::expire`] should be called next: when the next lease runs out, and
-    /// often enough that a stall of this process can be told from silence.
+    /// often enough that a stall of this process can be told from silence, and that a loss whose
+    /// command was refused is told again.
     #[must_use]
     pub fn next_deadline(&self, control: &Control) -> Monotonic {
         let live = control.nodes().iter().filter(|(_, node)| node.is_live());
-        let ends = live.map(|(id, _)| self.heard(control, *id).after(self.config.duration));
+        // The end of a lost lease is past: whoever waited for it would never rest.
+        let held = live.filter(|(id, node)| !self.lost.contains(&(**id, node.incarnation)));
+        let ends = held.map(|(id, _)| self.heard(control, *id).after(self.config.duration));
         ends.fold(self.looked.after(self.config.duration / 8), Monotonic::min)
     }
 

@@ -211,4 +211,7 @@ fn the_deadline_is_when_the_next_lease_ends_or_earlier() {
         }
     }
     assert_eq!(now, at(105_000));
+
+    // Though the loss is not applied yet, there is time to rest before it is told again.
+    assert!(leases.next_deadline(&world.control) >= at(105_500));
 }
