@@ -77,6 +77,11 @@ impl Ahead {
         self.told.is_empty() && self.overflow.is_none()
     }
 
+    /// Whether everything that was told and is not logged is listed.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.overflow.is_none()
+    }
+
     /// What was last told of the channel, if it is listed.
     pub(crate) fn told(&self, channel: &ChannelKey) -> Option<bool> {
         let last = self.told.iter().rfind(|told| told.channel == *channel);

@@ -550,7 +550,9 @@ impl Read<'_> {
             None => 0,
             Some(ahead) => {
                 let same = ahead.region == *self.feed.region() && ahead.fence == fence;
-                (same && ahead.number <= number).then_some(ahead.number)?
+                // What was told of a channel that is not listed, nobody knows before the log says it.
+                let known = same && ahead.is_complete() && ahead.number <= number;
+                known.then_some(ahead.number)?
             }
         };
         let mut states: BTreeMap<&ChannelKey, bool> = BTreeMap::new();

@@ -287,6 +287,43 @@ fn more_untold_than_a_cursor_holds_is_a_gap_if_its_fence_ends() {
 }
 
 #[test]
+fn who_was_told_more_than_a_cursor_holds_waits_for_the_log() {
+    let mut world = settled(Config::default());
+    let watcher = world.watch(US_NODE, WatchFilter::default());
+    let all = TOLD_MAX + 6;
+    let flip_all = |world: &mut World| {
+        for n in 0..all {
+            world.flip(US, &channel(n), None);
+        }
+        for node in [US_NODE, US_OTHER] {
+            for event in std::mem::take(&mut world.nodes[node].early) {
+                world.hear(node, event);
+            }
+        }
+    };
+    flip_all(&mut world);
+    world.read(watcher, 1);
+    // Its cursor does not say of all of them that they were told; the log says nothing yet.
+    flip_all(&mut world);
+    world.resume(watcher, US_OTHER, 0);
+    world.read(watcher, 1);
+    for _ in 0..2 {
+        world.ship(US, all);
+        world.log.commit();
+        apply_all(&mut world);
+        world.read(watcher, 2);
+    }
+    let story = story(&world, watcher);
+    for n in 0..all {
+        let of = format!("us c{n}");
+        let regional = story.iter().filter(|told| told[1..] == of);
+        let regional: String = regional.map(|told| &told[..1]).collect();
+        assert_eq!(regional, "+-", "{of}");
+    }
+    assert!(gaps(&world, watcher).is_empty());
+}
+
+#[test]
 fn an_expiry_is_not_judged_by_an_incomplete_cursor() {
     let mut world = settled(Config::default());
     for _ in 0..2 {
