@@ -181,8 +181,8 @@ impl Feeds {
         let reply = match self.source(shard).ok_or(None)? {
             Source::Followed(followed) => {
                 let applied = followed.feed().position().index;
-                let read = self.0.elsewhere.journal(ask(applied)).await;
-                read.map_err(|error| Some(error.to_string()))?
+                let read = self.read_there(ask(applied)).await?;
+                read.ok_or_else(|| Some("no live node holds it".to_owned()))?
             }
             Source::Hosted(replica) => {
                 // Everything that is applied by now is in the journal.
@@ -192,16 +192,20 @@ impl Feeds {
                     here
                 } else {
                     // What a snapshot brought came without its journal (R14); another holder may
-                    // have kept it. If not, it is older than what anybody keeps.
-                    let there = self.0.elsewhere.journal(ask).await;
+                    // have kept it. If none of the living has, nobody keeps it any more.
+                    let there = self.read_there(ask).await?;
                     there
-                        .ok()
                         .filter(|there| there.first < here.first)
                         .unwrap_or(here)
                 }
             }
         };
         page_of(self.0.era, shard, &reply).map_err(Some)
+    }
+
+    async fn read_there(&self, ask: JournalAsk) -> Result<Option<JournalReply>, Option<String>> {
+        let read = self.0.elsewhere.journal(ask).await;
+        read.map_err(|error| Some(error.to_string()))
     }
 
     async fn read_here(&self, ask: JournalAsk) -> Result<JournalReply, Option<String>> {

@@ -296,35 +296,38 @@ impl Elsewhere {
     }
 
     /// Reads a stretch of a shard's journal. If the nearest holder's begins after what is wanted,
-    /// the others are asked too, and the one that goes back furthest answers.
-    pub(crate) async fn journal(&self, ask: JournalAsk) -> Result<JournalReply, ReadError> {
+    /// the others are asked too, and the one that goes back furthest answers; `None` if no other
+    /// live node holds the shard.
+    ///
+    /// # Errors
+    /// If nobody has what is wanted, and a live holder did not answer: it may have kept it.
+    pub(crate) async fn journal(&self, ask: JournalAsk) -> Result<Option<JournalReply>, ReadError> {
         let wanted = ask.after.map_or(0, |after| after + 1);
         let deadline = Instant::now() + JOURNAL_TIMEOUT;
         let mut best: Option<JournalReply> = None;
-        let mut last = "no live node holds it".to_owned();
+        let mut silent = None;
         for holder in self.holders(ask.shard) {
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
             match self
                 .client
                 .journal(holder.node, &ask, left.min(TRY_TIMEOUT))
                 .await
             {
-                Ok(reply) if reply.first <= wanted => return Ok(reply),
+                Ok(reply) if reply.first <= wanted => return Ok(Some(reply)),
                 Ok(reply) => {
                     if best.as_ref().is_none_or(|best| reply.first < best.first) {
                         best = Some(reply);
                     }
                 }
-                Err(error) => last = format!("node {}: {error}", holder.node),
+                Err(error) => silent = Some(format!("node {}: {error}", holder.node)),
             }
         }
-        let shard = ask.shard;
-        best.ok_or_else(|| ReadError::Unavailable {
-            reason: format!("shard {shard}: {last}"),
-        })
+        match silent {
+            Some(silent) => Err(ReadError::Unavailable {
+                reason: format!("shard {}: {silent}", ask.shard),
+            }),
+            None => Ok(best),
+        }
     }
 
     /// Returns what holders know of shards; those of which nobody says anything are left out.
