@@ -233,6 +233,9 @@ pub(crate) async fn run(cluster: Arc<Cluster>, length: Duration) -> Result<Vec<S
     }
     wrong.extend(judge(&cluster, &record));
     wrong.extend(uncovered(&cluster, &record, &strikes));
+    if !wrong.is_empty() {
+        record.keep_histories(&cluster.plan.home)?;
+    }
     drop((sessions, standing));
     Ok(wrong)
 }

@@ -187,6 +187,9 @@ fn inside(arguments: Arguments, group: String) -> Result<bool> {
         "chaos: {} things were wrong; repeat with\n  {repeat}",
         wrong.len()
     );
-    eprintln!("the nodes' logs are in {}", home.display());
+    eprintln!(
+        "the nodes' logs and what watchers were told are in {}",
+        home.display()
+    );
     Ok(false)
 }

@@ -1,6 +1,8 @@
 //! The record of a run: everything that was done and told, by one clock.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -72,6 +74,16 @@ impl Record {
         let (now, what) = (self.now(), what.into());
         eprintln!("{:>8.3} {what}", now.as_secs_f64());
         self.write().log.push((now, what));
+    }
+
+    /// Writes what each watcher was told to files in `home`, for whoever looks for a fault's cause.
+    pub(crate) fn keep_histories(&self, home: &Path) -> io::Result<()> {
+        for (name, history) in &self.write().histories {
+            let steps = history.steps.iter().map(|step| format!("{step}\n"));
+            let steps: String = steps.collect();
+            std::fs::write(home.join(format!("told {name}.log")), steps)?;
+        }
+        Ok(())
     }
 
     /// Counts that something happened.

@@ -254,7 +254,11 @@ impl Stand {
                     .map(|fault| format!("{name}: {fault}")),
             );
         }
+        drop(inner);
         wrong.extend(self.cluster.lines_with(&["panicked at"]));
+        if !wrong.is_empty() {
+            self.record.keep_histories(&self.cluster.plan.home)?;
+        }
         Ok(wrong)
     }
 }
