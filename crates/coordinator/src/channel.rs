@@ -1,6 +1,6 @@
 //! An active channel.
 
-use headcount_model::{Occupancy, Position, Timestamp};
+use headcount_model::{CompactOccupancy, Occupancy, Position, Timestamp};
 use smallvec::SmallVec;
 
 use crate::region::RegionIndex;
@@ -9,7 +9,7 @@ use crate::region::RegionIndex;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Channel {
     /// Counts of the regions in which it is active, ascending by region.
-    pub(crate) regions: SmallVec<[(RegionIndex, Occupancy); 1]>,
+    pub(crate) regions: SmallVec<[(RegionIndex, CompactOccupancy); 1]>,
     /// Position of its last event, [`Position::START`] before the first.
     pub(crate) previous: Position,
     /// Present while a recent occupancy event holds back further ones; most channels have none.
@@ -25,22 +25,31 @@ pub(crate) struct Told {
 }
 
 impl Channel {
+    /// Returns the counts of each region in which it is active, ascending by region.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (RegionIndex, Occupancy)> {
+        self.regions.iter().map(|(at, counts)| (*at, counts.get()))
+    }
+
     /// Returns the counts of all regions together.
     pub(crate) fn occupancy(&self) -> Occupancy {
-        self.regions.iter().map(|(_, occupancy)| *occupancy).sum()
+        self.counts().map(|(_, counts)| counts).sum()
     }
 
     /// Returns the counts of one region, `None` if the channel is inactive there.
-    pub(crate) fn regional(&self, region: RegionIndex) -> Option<&Occupancy> {
+    pub(crate) fn regional(&self, region: RegionIndex) -> Option<Occupancy> {
         let at = self.find(region).ok()?;
-        Some(&self.regions[at].1)
+        Some(self.regions[at].1.get())
     }
 
     /// Makes the channel active in a region, or changes its counts there.
     pub(crate) fn set(&mut self, region: RegionIndex, occupancy: Occupancy) {
         match self.find(region) {
-            Ok(at) => self.regions[at].1 = occupancy,
-            Err(at) => self.regions.insert(at, (region, occupancy)),
+            Ok(at) => self.regions[at].1 = occupancy.into(),
+            Err(at) => {
+                // Regions are few and come seldom: room for more would be memory for nothing.
+                self.regions.reserve_exact(1);
+                self.regions.insert(at, (region, occupancy.into()));
+            }
         }
     }
 

@@ -94,7 +94,7 @@ impl Shard {
     #[must_use]
     pub fn regional(&self, region: &RegionName, key: &ChannelKey) -> Option<Occupancy> {
         let at = self.region_index(region.as_str())?;
-        self.channel(key)?.regional(at).copied()
+        self.channel(key)?.regional(at)
     }
 
     /// Returns every channel that is active in a region: an owner's base at its claim (R1, R11).
@@ -114,7 +114,7 @@ impl Shard {
                     app: app.clone(),
                     name: name.clone(),
                 };
-                channel.regional(at).map(|occupancy| (key(), *occupancy))
+                channel.regional(at).map(|occupancy| (key(), occupancy))
             })
             .collect()
     }
@@ -133,11 +133,11 @@ impl Shard {
     }
 
     fn status_of(&self, channel: &Channel) -> Status {
-        let regions = channel.regions.iter();
+        let regions = channel.counts();
         Status {
             occupancy: channel.occupancy(),
             regions: regions
-                .map(|(at, counts)| (self.regions[usize::from(*at)].name.clone(), *counts))
+                .map(|(at, counts)| (self.regions[usize::from(at)].name.clone(), counts))
                 .collect(),
         }
     }

@@ -37,7 +37,7 @@ impl Shard {
                     app: app.clone(),
                     name: name.clone(),
                 },
-                regions: channel.regions.to_vec(),
+                regions: channel.counts().collect(),
                 previous: Some(channel.previous).filter(|at| *at != Position::START),
                 told: channel.told.as_deref().map(|told| ToldOccupancy {
                     occupancy: told.occupancy,
@@ -86,11 +86,13 @@ impl Shard {
             if last.as_ref().is_some_and(|last| *last >= key) {
                 return Err(RestoreError::Order(key));
             }
-            let restored = Channel {
-                regions: channel.regions.into_iter().collect(),
+            let mut restored = Channel {
                 previous: channel.previous.unwrap_or_default(),
-                told: None,
+                ..Channel::default()
             };
+            for (at, counts) in channel.regions {
+                restored.set(at, counts);
+            }
             shard
                 .apps
                 .entry(key.app.clone())

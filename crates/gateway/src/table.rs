@@ -8,8 +8,8 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use headcount_model::mutants::Mutant;
 use headcount_model::{
-    AppId, COUNT_MAX, Category, ChannelKey, ConnectionId, GatewayItem, MemberId, Modes, NameError,
-    Occupancy, RefusalReason, ReportChange, ShardMap, SourceId,
+    AppId, COUNT_MAX, Category, ChannelKey, CompactOccupancy, ConnectionId, GatewayItem, MemberId,
+    Modes, NameError, Occupancy, RefusalReason, ReportChange, ShardMap, SourceId,
 };
 use smallvec::SmallVec;
 
@@ -391,7 +391,7 @@ impl Table {
         let place = place.unwrap_or_else(|| self.add_register(source, channel));
         let register = self.register_mut(place);
         register.state.counted = counts_now;
-        if register.occupancy != occupancy {
+        if register.occupancy.get() != occupancy {
             self.change(place, |_| occupancy);
         }
         Ok(())
@@ -463,10 +463,11 @@ impl Table {
     fn change(&mut self, place: Place, to: impl FnOnce(Occupancy) -> Occupancy) {
         let shard = &mut self.shards[usize::from(place.shard)];
         let register = shard.registers.at_mut(place.register);
-        let before = register.occupancy;
-        register.occupancy = to(before);
+        let before = register.occupancy.get();
+        let after = to(before);
+        register.occupancy = after.into();
         if shard.live {
-            let crosses = before.crosses(&register.occupancy);
+            let crosses = before.crosses(&after);
             if !std::mem::replace(&mut register.state.queued, true) {
                 shard.queue.push_back(place.register);
                 self.schedule(place.shard);
@@ -474,7 +475,7 @@ impl Table {
             if crosses {
                 self.hurry(place.shard);
             }
-        } else if register.occupancy.is_zero() {
+        } else if after.is_zero() {
             self.free(place);
         }
     }
@@ -548,7 +549,7 @@ impl Table {
         let shard = self.shard_of(&key);
         let register = self.shards[usize::from(shard)].registers.insert(Register {
             name: key.name,
-            occupancy: Occupancy::ZERO,
+            occupancy: CompactOccupancy::ZERO,
             source,
             state: State::default(),
         });
@@ -672,7 +673,7 @@ impl Table {
             }
             let held = shard.registers.at_mut(register);
             held.state.queued = false;
-            let (dead, occupancy) = (held.state.dead, held.occupancy);
+            let (dead, occupancy) = (held.state.dead, held.occupancy.get());
             if !dead {
                 let source = self.sources.at(held.source);
                 let app = source.app.clone();
@@ -700,7 +701,7 @@ impl Table {
         counting.map(|(_, held)| {
             let source = self.sources.at(held.source);
             let (app, name) = (source.app.clone(), held.name.clone());
-            (&source.id, ChannelKey { app, name }, held.occupancy)
+            (&source.id, ChannelKey { app, name }, held.occupancy.get())
         })
     }
 }

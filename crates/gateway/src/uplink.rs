@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use headcount_model::{
-    ChannelKey, ChannelName, Fence, GatewayAck, GatewayItem, Monotonic, Occupancy,
+    ChannelKey, ChannelName, CompactOccupancy, Fence, GatewayAck, GatewayItem, Monotonic,
 };
 
 use crate::slab::Slab;
@@ -12,7 +12,7 @@ use crate::slab::Slab;
 #[derive(Clone, Debug)]
 pub(crate) struct Register {
     pub(crate) name: ChannelName,
-    pub(crate) occupancy: Occupancy,
+    pub(crate) occupancy: CompactOccupancy,
     /// Number of the source.
     pub(crate) source: u32,
     pub(crate) state: State,

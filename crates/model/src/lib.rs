@@ -54,7 +54,7 @@ pub use journal::{HistoryPoint, Logged, Mark};
 pub use limits::{
     APP_BYTES_MAX, CHANNEL_BYTES_MAX, COUNT_MAX, ID_BYTES_MAX, REGION_BYTES_MAX, SHARDS_MAX,
 };
-pub use occupancy::{Category, Modes, Occupancy};
+pub use occupancy::{Category, CompactOccupancy, Modes, Occupancy};
 pub use protocol::{Batch, Claim, Command, Entry, OwnerRef, Pacing, Register, Tail, Transition};
 pub use rate::{Bucket, Rate};
 pub use report::{

@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use foldhash::fast::FixedState;
-use hashbrown::HashMap;
 use headcount_model::mutants::Mutant;
 use headcount_model::{
     ChannelKey, Fence, GatewayAck, GatewayItem, GatewayUpdate, Incarnation, Monotonic, NodeId, Now,
@@ -11,7 +9,7 @@ use headcount_model::{
 };
 
 use crate::sources::{SourceIndex, Sources};
-use crate::table::{Channel, Registered};
+use crate::table::{Activity, Channel, Channels, Registered};
 use crate::{Config, Effect, Input};
 
 /// Owner: the node whose replica speaks for its region and shard, under one fence.
@@ -27,7 +25,7 @@ pub struct Owner {
     number: u64,
     gateways: BTreeMap<NodeId, Gateway>,
     sources: Sources,
-    channels: HashMap<ChannelKey, Channel, FixedState>,
+    channels: Channels,
     /// Lingering channels by when they go inactive. Derived from the channels.
     lingering: BTreeSet<(Monotonic, ChannelKey)>,
 }
@@ -68,7 +66,7 @@ impl Owner {
             number: 0,
             gateways: BTreeMap::new(),
             sources: Sources::default(),
-            channels: HashMap::with_hasher(FixedState::with_seed(config.hash_seed)),
+            channels: Channels::new(config.hash_seed),
             lingering: BTreeSet::new(),
         }
     }
@@ -108,17 +106,18 @@ impl Owner {
     pub fn published(&self, channel: &ChannelKey) -> Option<Occupancy> {
         self.channels
             .get(channel)
-            .filter(|channel| channel.active)
-            .map(|channel| channel.published)
+            .filter(|channel| channel.is_active())
+            .map(|channel| channel.published.get())
     }
 
     /// Returns how many channels are active in the region.
     #[must_use]
     pub fn active(&self) -> usize {
-        self.channels
-            .values()
-            .filter(|channel| channel.active)
-            .count()
+        let active = self
+            .channels
+            .iter()
+            .filter(|(_, channel)| channel.is_active());
+        active.count()
     }
 
     fn claimed(&mut self, now: Now, base: Vec<(ChannelKey, Occupancy)>, effects: &mut Vec<Effect>) {
@@ -127,9 +126,9 @@ impl Owner {
         }
         self.phase = Phase::Adopting(now.monotonic.after(self.config.adoption_cap));
         for (key, occupancy) in base {
-            let channel = self.channels.entry(key).or_default();
-            channel.active = true;
-            channel.published = occupancy;
+            let channel = self.channels.get_or_add(&key);
+            channel.activity = Activity::Active;
+            channel.published = occupancy.into();
         }
         let keys = self.keys();
         self.decide(now, keys, effects);
@@ -228,12 +227,9 @@ impl Owner {
                 let registered = Registered {
                     source,
                     stream: tag(stream),
-                    occupancy,
+                    occupancy: occupancy.into(),
                 };
-                self.channels
-                    .entry(channel.clone())
-                    .or_default()
-                    .register(registered);
+                self.channels.get_or_add(&channel).register(registered);
                 touched.push(channel);
             }
             GatewayItem::SourceComplete(source) => {
@@ -288,7 +284,7 @@ impl Owner {
             self.sources_of(|source| source.node == node && source.incarnation == incarnation);
         let mut mentioned = BTreeSet::new();
         let before_walk = touched.len();
-        for (key, channel) in &mut self.channels {
+        for (app, channel) in self.channels.iter_mut() {
             let before = channel.registered.len();
             channel.registered.retain(|entry| {
                 let stays = !theirs.contains(&entry.source) || entry.stream == tag(stream);
@@ -298,7 +294,7 @@ impl Owner {
                 stays
             });
             if channel.registered.len() != before {
-                touched.push(key.clone());
+                touched.push(channel.key(app));
             }
         }
         touched[before_walk..].sort_unstable();
@@ -350,13 +346,13 @@ impl Owner {
             return;
         }
         let before_walk = touched.len();
-        for (key, channel) in &mut self.channels {
+        for (app, channel) in self.channels.iter_mut() {
             let before = channel.registered.len();
             channel
                 .registered
                 .retain(|entry| !ended.contains(&entry.source));
             if channel.registered.len() != before {
-                touched.push(key.clone());
+                touched.push(channel.key(app));
             }
         }
         touched[before_walk..].sort_unstable();
@@ -375,13 +371,14 @@ impl Owner {
                 .any(|entry| entry.source == source)
         });
         let before_walk = touched.len();
-        touched.extend(theirs.map(|(key, _)| key.clone()));
+        touched.extend(theirs.map(|(app, channel)| channel.key(app)));
         touched[before_walk..].sort_unstable();
     }
 
     /// Returns all channels, ascending: the order in the table is nobody's business.
     fn keys(&self) -> Vec<ChannelKey> {
-        let mut keys: Vec<ChannelKey> = self.channels.keys().cloned().collect();
+        let keys = self.channels.iter().map(|(app, channel)| channel.key(app));
+        let mut keys: Vec<ChannelKey> = keys.collect();
         keys.sort_unstable();
         keys
     }
@@ -398,19 +395,22 @@ impl Owner {
                 continue;
             };
             let mut sum = channel.sum(&self.sources);
-            if !settled && channel.active {
+            let (published, was_active) = (channel.published.get(), channel.is_active());
+            if !settled && was_active {
                 // Whoever is missing may be with a gateway that is not complete (R9).
-                sum = sum.max(channel.published);
+                sum = sum.max(published);
             }
-            let activates = !channel.active && !sum.is_zero();
-            let changes = channel.active && sum != channel.published;
-            let crossing = channel.published.crosses(&sum);
+            let activates = !was_active && !sum.is_zero();
+            let changes = was_active && sum != published;
+            let crossing = published.crosses(&sum);
+            if activates {
+                channel.activity = Activity::Active;
+            }
             if activates || changes {
-                channel.active = true;
-                channel.published = sum;
+                channel.published = sum.into();
             }
-            let lingers = settled && channel.active && sum.is_zero();
-            let rests = lingers == channel.inactive_at.is_some() && !channel.is_idle();
+            let lingers = settled && channel.is_active() && sum.is_zero();
+            let rests = lingers == channel.inactive_at().is_some() && !channel.is_idle();
             if activates {
                 self.transition(now, &key, true, sum, effects);
             }
@@ -432,15 +432,15 @@ impl Owner {
         let Some(channel) = self.channels.get_mut(key) else {
             return;
         };
-        match (wanted, channel.inactive_at) {
+        match (wanted, channel.inactive_at()) {
             (true, None) if self.config.linger.is_zero() => self.deactivate(now, key, effects),
             (true, None) => {
                 let at = now.monotonic.after(self.config.linger);
-                channel.inactive_at = Some(at);
+                channel.activity = Activity::Lingering(at);
                 self.lingering.insert((at, key.clone()));
             }
             (false, Some(at)) => {
-                channel.inactive_at = None;
+                channel.activity = Activity::Active;
                 self.lingering.remove(&(at, key.clone()));
             }
             (true, Some(_)) | (false, None) => {}
@@ -455,11 +455,11 @@ impl Owner {
         let Some(channel) = self.channels.get_mut(key) else {
             return;
         };
-        let Some(at) = channel.inactive_at else {
+        let Some(at) = channel.inactive_at() else {
             return;
         };
         let later = now.monotonic.after(self.config.linger);
-        channel.inactive_at = Some(later);
+        channel.activity = Activity::Lingering(later);
         self.lingering.remove(&(at, key.clone()));
         self.lingering.insert((later, key.clone()));
     }
@@ -468,8 +468,7 @@ impl Owner {
         let Some(channel) = self.channels.get_mut(key) else {
             return;
         };
-        channel.active = false;
-        channel.inactive_at = None;
+        channel.activity = Activity::Inactive;
         self.transition(now, key, false, Occupancy::ZERO, effects);
         if self.channels.get(key).is_some_and(Channel::is_idle) {
             self.channels.remove(key);

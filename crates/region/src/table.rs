@@ -1,32 +1,74 @@
 //! What each source has registered on each channel, and what of it was published.
 
-use headcount_model::{Monotonic, Occupancy};
+use std::collections::BTreeMap;
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use headcount_model::{AppId, ChannelKey, ChannelName, CompactOccupancy, Monotonic, Occupancy};
 use smallvec::SmallVec;
 
 use crate::sources::{SourceIndex, SourceKey, Sources};
 
 /// One source's counts on a channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Registered {
     pub(crate) source: SourceIndex,
     /// Low bits of the number of the stream that said it last: what a complete stream did not
     /// mention is gone.
     pub(crate) stream: u32,
-    pub(crate) occupancy: Occupancy,
+    pub(crate) occupancy: CompactOccupancy,
+}
+
+/// Whether a channel is active in the region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activity {
+    Inactive,
+    Active,
+    /// Goes inactive at this time unless somebody comes back.
+    Lingering(Monotonic),
 }
 
 /// A channel that is active in the region, or registered by somebody.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Channel {
+    name: ChannelName,
     pub(crate) registered: SmallVec<[Registered; 1]>,
     /// What the log or a transition says of the region; zero while inactive.
-    pub(crate) published: Occupancy,
-    pub(crate) active: bool,
-    /// When it goes inactive unless somebody comes back.
-    pub(crate) inactive_at: Option<Monotonic>,
+    pub(crate) published: CompactOccupancy,
+    pub(crate) activity: Activity,
 }
 
 impl Channel {
+    fn new(name: ChannelName) -> Self {
+        Self {
+            name,
+            registered: SmallVec::new(),
+            published: CompactOccupancy::ZERO,
+            activity: Activity::Inactive,
+        }
+    }
+
+    /// Returns the channel's key in this app.
+    pub(crate) fn key(&self, app: &AppId) -> ChannelKey {
+        ChannelKey {
+            app: app.clone(),
+            name: self.name.clone(),
+        }
+    }
+
+    pub(crate) fn is_active(&self) -> bool {
+        self.activity != Activity::Inactive
+    }
+
+    /// Returns when it goes inactive unless somebody comes back.
+    pub(crate) fn inactive_at(&self) -> Option<Monotonic> {
+        match self.activity {
+            Activity::Lingering(at) => Some(at),
+            Activity::Inactive | Activity::Active => None,
+        }
+    }
+
     /// Sets one source's counts; zero takes them out.
     pub(crate) fn register(&mut self, registered: Registered) {
         let at = self
@@ -61,17 +103,169 @@ impl Channel {
                         matches!(sources.get(other.source).key, SourceKey::Clients(n, i)
                             if n == node && i > incarnation)
                     });
-                    later.map(|other| other.occupancy).sum()
+                    later.map(|other| other.occupancy.get()).sum()
                 }
                 SourceKey::Session(..) => Occupancy::ZERO,
             };
-            sum = sum.plus(entry.occupancy.minus(resumed));
+            sum = sum.plus(entry.occupancy.get().minus(resumed));
         }
         sum
     }
 
     /// Returns whether nothing is known of the channel any more.
     pub(crate) fn is_idle(&self) -> bool {
-        !self.active && self.registered.is_empty()
+        !self.is_active() && self.registered.is_empty()
+    }
+}
+
+/// All channels. Their order is nobody's business.
+#[derive(Clone, Debug)]
+pub(crate) struct Channels {
+    /// An app is here while it has channels.
+    apps: BTreeMap<AppId, Names>,
+    hasher: FixedState,
+}
+
+/// The channels of an app. A name stands with its channel only, and channels lie side by side, so
+/// that there is nothing but a place for each to pay besides.
+#[derive(Clone, Debug, Default)]
+struct Names {
+    places: HashTable<u32>,
+    channels: Vec<Channel>,
+}
+
+impl Channels {
+    pub(crate) fn new(hash_seed: u64) -> Self {
+        Self {
+            apps: BTreeMap::new(),
+            hasher: FixedState::with_seed(hash_seed),
+        }
+    }
+
+    pub(crate) fn get(&self, key: &ChannelKey) -> Option<&Channel> {
+        let names = self.apps.get(&key.app)?;
+        let place = names.find(&self.hasher, &key.name)?;
+        Some(&names.channels[place])
+    }
+
+    pub(crate) fn get_mut(&mut self, key: &ChannelKey) -> Option<&mut Channel> {
+        let names = self.apps.get_mut(&key.app)?;
+        let place = names.find(&self.hasher, &key.name)?;
+        Some(&mut names.channels[place])
+    }
+
+    /// Returns a channel, added with nothing known of it if it is new.
+    pub(crate) fn get_or_add(&mut self, key: &ChannelKey) -> &mut Channel {
+        if !self.apps.contains_key(&key.app) {
+            self.apps.insert(key.app.clone(), Names::default());
+        }
+        let names = self.apps.get_mut(&key.app).expect("it is there by now");
+        let place = match names.find(&self.hasher, &key.name) {
+            Some(place) => place,
+            None => names.add(&self.hasher, key.name.clone()),
+        };
+        &mut names.channels[place]
+    }
+
+    pub(crate) fn remove(&mut self, key: &ChannelKey) {
+        let Some(names) = self.apps.get_mut(&key.app) else {
+            return;
+        };
+        names.remove(&self.hasher, &key.name);
+        if names.channels.is_empty() {
+            self.apps.remove(&key.app);
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&AppId, &Channel)> {
+        let apps = self.apps.iter();
+        apps.flat_map(|(app, names)| names.channels.iter().map(move |channel| (app, channel)))
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&AppId, &mut Channel)> {
+        let apps = self.apps.iter_mut();
+        apps.flat_map(|(app, names)| names.channels.iter_mut().map(move |channel| (app, channel)))
+    }
+}
+
+impl Names {
+    fn find(&self, hasher: &FixedState, name: &ChannelName) -> Option<usize> {
+        let is_it = |place: &u32| self.channels[*place as usize].name == *name;
+        let place = self.places.find(hash(hasher, name), is_it)?;
+        Some(*place as usize)
+    }
+
+    /// Adds a channel that is not there, at the end.
+    fn add(&mut self, hasher: &FixedState, name: ChannelName) -> usize {
+        let Self { places, channels } = self;
+        let hash_now = hash(hasher, &name);
+        let place = channels.len();
+        channels.push(Channel::new(name));
+        let number = u32::try_from(place).expect("fewer than 2^32 channels");
+        places.insert_unique(hash_now, number, |place| {
+            hash(hasher, &channels[*place as usize].name)
+        });
+        place
+    }
+
+    /// Takes a channel out; the last one takes its place.
+    fn remove(&mut self, hasher: &FixedState, name: &ChannelName) {
+        let Self { places, channels } = self;
+        let is_it = |place: &u32| channels[*place as usize].name == *name;
+        let Ok(found) = places.find_entry(hash(hasher, name), is_it) else {
+            return;
+        };
+        let (free, _) = found.remove();
+        let last = channels.len() - 1;
+        channels.swap_remove(free as usize);
+        if let Some(moved) = channels.get(free as usize) {
+            let place = places.find_mut(hash(hasher, &moved.name), |place| *place as usize == last);
+            *place.expect("every channel has its place") = free;
+        }
+    }
+}
+
+fn hash(hasher: &FixedState, name: &ChannelName) -> u64 {
+    hasher.hash_one(name.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_channel_takes_eighty_bytes_and_its_name() {
+        assert_eq!(size_of::<Channel>(), 80);
+    }
+
+    proptest! {
+        #[test]
+        fn channels_are_found_whatever_came_and_went(
+            steps in proptest::collection::vec((any::<bool>(), 0..3_u8, 0..20_u8), 0..120)
+        ) {
+            let mut channels = Channels::new(7);
+            let mut expected = std::collections::BTreeSet::new();
+            for (adds, app, name) in steps {
+                let key = ChannelKey::new(&format!("app{app}"), &format!("room{name}")).unwrap();
+                if adds {
+                    channels.get_or_add(&key).activity = Activity::Active;
+                    expected.insert(key);
+                } else {
+                    channels.remove(&key);
+                    expected.remove(&key);
+                }
+                let all: std::collections::BTreeSet<_> =
+                    channels.iter().map(|(app, channel)| channel.key(app)).collect();
+                prop_assert_eq!(&all, &expected);
+                for key in &all {
+                    let found = channels.get(key).map(Channel::is_active);
+                    prop_assert_eq!(found, Some(true), "{}", key);
+                    prop_assert!(channels.get_mut(key).is_some());
+                }
+            }
+            prop_assert!(expected.is_empty() == channels.apps.is_empty());
+        }
     }
 }

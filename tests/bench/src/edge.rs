@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use headcount_model::Modes as Counted;
 use headcount_wire::proto::report::v1 as pb;
 use prost::Message as _;
 use tokio::sync::mpsc;
@@ -14,7 +15,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
-use crate::traffic::Attach;
+use crate::traffic::{self, Attach};
 
 /// Modes of an ordinary attachment: it counts in five categories.
 const MODES: u32 = 15;
@@ -93,14 +94,35 @@ impl Edge {
 
 /// Encodes attaches as batches with the sequences from `first` on.
 pub(crate) fn encode(attaches: &[Attach], items_max: usize, first: u64) -> Vec<(Bytes, u64)> {
-    let batches = attaches.chunks(items_max).zip(first..);
+    batches(attaches, items_max, first, |attach| {
+        pb::item::Change::Attach(pb::Attach {
+            connection: attach.connection(),
+            channel: attach.channel(),
+            modes: MODES,
+        })
+    })
+}
+
+/// Encodes one attachment's counts on each channel, as an edge that counts itself tells them.
+pub(crate) fn encode_counts(channels: &[u32], items_max: usize, first: u64) -> Vec<(Bytes, u64)> {
+    batches(channels, items_max, first, |channel| {
+        pb::item::Change::Counts(pb::Counts {
+            channel: traffic::channel(*channel),
+            occupancy: Some(Counted::DEFAULT.occupancy().into()),
+        })
+    })
+}
+
+fn batches<T>(
+    all: &[T],
+    items_max: usize,
+    first: u64,
+    change: impl Fn(&T) -> pb::item::Change,
+) -> Vec<(Bytes, u64)> {
+    let batches = all.chunks(items_max).zip(first..);
     let batches = batches.map(|(chunk, sequence)| {
-        let items = chunk.iter().map(|attach| pb::Item {
-            change: Some(pb::item::Change::Attach(pb::Attach {
-                connection: attach.connection(),
-                channel: attach.channel(),
-                modes: MODES,
-            })),
+        let items = chunk.iter().map(|item| pb::Item {
+            change: Some(change(item)),
         });
         let batch = pb::Batch {
             sequence,

@@ -11,6 +11,7 @@
 
 mod edge;
 mod ingest;
+mod memory;
 mod node;
 mod peer;
 mod process;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
 
+use crate::memory::Held;
 use crate::table::Table;
 
 /// Measures the core beside what people use today.
@@ -40,6 +42,16 @@ struct Arguments {
     /// The first port of the nodes; they take 24 from there on.
     #[arg(long, default_value_t = 24_080)]
     port: u16,
+    /// Fills this table alone and prints how many bytes it has resident: `make bench` starts itself
+    /// with it.
+    #[arg(long, hide = true)]
+    hold: Option<Held>,
+    /// Regions in which the channels are active.
+    #[arg(long, hide = true, default_value_t = 1)]
+    regions: u16,
+    /// How many channels there are.
+    #[arg(long, hide = true, default_value_t = 1_000_000)]
+    channels: u32,
 }
 
 /// What is measured.
@@ -49,11 +61,20 @@ enum Part {
     Ingest,
     /// What each pure stage takes for its part of an attach.
     Stages,
+    /// Memory of a channel in each table that holds it, beside Redis.
+    Memory,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if let Some(held) = arguments.hold {
+        println!(
+            "{}",
+            memory::hold(held, arguments.regions, arguments.channels)?
+        );
+        return Ok(());
+    }
     let mut table = Table::default();
     let wanted = |part| arguments.only.is_empty() || arguments.only.contains(&part);
     let (binary, port) = (&arguments.binary, arguments.port);
@@ -68,6 +89,13 @@ async fn main() -> Result<()> {
     }
     if wanted(Part::Stages) {
         stages::measure(10_000, 100_000, &mut table)?;
+    }
+    if wanted(Part::Memory) {
+        let load = memory::Load {
+            channels: if arguments.quick { 100_000 } else { 1_000_000 },
+            rounds: if arguments.quick { 1 } else { 3 },
+        };
+        memory::measure(load, &mut table).await?;
     }
     print!("{}", table.markdown());
     if !table.failures.is_empty() {

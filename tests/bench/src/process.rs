@@ -35,6 +35,21 @@ impl Process {
         Ok(Duration::from_millis(10) * u32::try_from(ticks.iter().sum::<u64>())?)
     }
 
+    /// Bytes in memory.
+    pub(crate) fn resident(&self) -> Result<u64> {
+        let id = self.0.id().context("the process has ended")?;
+        Self::resident_of(&id.to_string())
+    }
+
+    /// Bytes in memory of the process with this name in `/proc`.
+    pub(crate) fn resident_of(process: &str) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = line.and_then(|line| line.split_whitespace().next());
+        let kilobytes: u64 = kilobytes.context("no VmRSS in status")?.parse()?;
+        Ok(kilobytes * 1_024)
+    }
+
     fn file(&self, file: &str) -> Result<String> {
         let id = self.0.id().context("the process has ended")?;
         Ok(format!("/proc/{id}/{file}"))

@@ -56,6 +56,16 @@ impl Table {
         }
     }
 
+    /// Adds a figure that shall not exceed a bar; one above twice of it is a failure.
+    pub(crate) fn most(&mut self, what: &str, figures: &Spread, bar: f64) {
+        self.row(what, figures, &format!("≤ {bar}"));
+        let median = figures.median();
+        if median > bar * 2.0 {
+            self.failures
+                .push(format!("{what}: {median:.2}, and the bar is {bar}"));
+        }
+    }
+
     /// Adds a line.
     pub(crate) fn line(&mut self, what: &str, figure: &str, bar: &str) {
         let line = format!("| {what} | {figure} | {bar} |");
