@@ -94,12 +94,30 @@ impl Edge {
 
 /// Encodes attaches as batches with the sequences from `first` on.
 pub(crate) fn encode(attaches: &[Attach], items_max: usize, first: u64) -> Vec<(Bytes, u64)> {
-    batches(attaches, items_max, first, |attach| {
-        pb::item::Change::Attach(pb::Attach {
-            connection: attach.connection(),
-            channel: attach.channel(),
-            modes: MODES,
+    batches(attaches, items_max, first, attach)
+}
+
+/// Encodes attaches and then detaches as one batch, the one after `before` and the first.
+pub(crate) fn encode_both(attaches: &[Attach], detaches: &[Attach], before: u64) -> (Bytes, u64) {
+    let detaches = detaches.iter().map(|detach| {
+        pb::item::Change::Detach(pb::Detach {
+            connection: detach.connection(),
+            channel: detach.channel(),
         })
+    });
+    let changes: Vec<_> = attaches.iter().map(attach).chain(detaches).collect();
+    let batch = batches(&changes, changes.len(), before + 2, Clone::clone);
+    batch
+        .into_iter()
+        .next()
+        .expect("there is something to tell")
+}
+
+fn attach(attach: &Attach) -> pb::item::Change {
+    pb::item::Change::Attach(pb::Attach {
+        connection: attach.connection(),
+        channel: attach.channel(),
+        modes: MODES,
     })
 }
 

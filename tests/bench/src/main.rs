@@ -9,17 +9,23 @@
     reason = "a table is what it is for"
 )]
 
+mod delay;
 mod edge;
+mod http;
+mod idle;
 mod ingest;
 mod memory;
 mod node;
 mod peer;
 mod process;
+mod reads;
 mod stages;
 mod table;
 mod traffic;
+mod wan;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
@@ -61,6 +67,14 @@ enum Part {
     Ingest,
     /// What each pure stage takes for its part of an attach.
     Stages,
+    /// Enumeration, status reads, and the return of a node that was killed.
+    Reads,
+    /// Bytes of a changed count between regions.
+    Wan,
+    /// Delay of events over an emulated wide area, and one hot channel.
+    Delay,
+    /// Processor and memory of nodes to which nobody is attached.
+    Idle,
     /// Memory of a channel in each table that holds it, beside Redis.
     Memory,
 }
@@ -90,10 +104,35 @@ async fn main() -> Result<()> {
     if wanted(Part::Stages) {
         stages::measure(10_000, 100_000, &mut table)?;
     }
+    if wanted(Part::Reads) {
+        let load = reads::Load {
+            channels: if arguments.quick { 100_000 } else { 1_000_000 },
+            requests: if arguments.quick { 20_000 } else { 100_000 },
+            rounds: if arguments.quick { 2 } else { 5 },
+        };
+        reads::measure(binary, port, load, &mut table).await?;
+    }
+    if wanted(Part::Wan) {
+        wan::measure(&mut table).await?;
+    }
+    if wanted(Part::Delay) {
+        let load = delay::Load {
+            channels: if arguments.quick { 50 } else { 300 },
+            hot: Duration::from_secs(if arguments.quick { 5 } else { 20 }),
+        };
+        delay::measure(binary, port, load, &mut table).await?;
+    }
+    if wanted(Part::Idle) {
+        let load = idle::Load {
+            span: Duration::from_secs(if arguments.quick { 10 } else { 20 }),
+            rounds: if arguments.quick { 1 } else { 3 },
+        };
+        idle::measure(binary, port, load, &mut table).await?;
+    }
     if wanted(Part::Memory) {
         let load = memory::Load {
             channels: if arguments.quick { 100_000 } else { 1_000_000 },
-            rounds: if arguments.quick { 1 } else { 3 },
+            rounds: 1,
         };
         memory::measure(load, &mut table).await?;
     }

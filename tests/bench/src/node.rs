@@ -1,7 +1,7 @@
 //! The nodes that are measured, as processes of the `headcount` binary.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -21,7 +21,16 @@ pub(crate) struct Nodes {
     pub(crate) process: Process,
     port: u16,
     http: reqwest::Client,
-    _data: tempfile::TempDir,
+    command: Command,
+    data: tempfile::TempDir,
+}
+
+/// How they are started.
+#[derive(Clone, Debug)]
+struct Command {
+    binary: PathBuf,
+    arguments: Vec<String>,
+    count: u16,
 }
 
 impl Nodes {
@@ -65,28 +74,41 @@ impl Nodes {
         let file = file.to_str().context("the path is not text")?;
         let mut arguments = vec!["serve", "--init", "--config", file];
         arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
-        Self::start(binary, &arguments, port, 1, data).await
+        let command = Command::new(binary, &arguments, 1);
+        let nodes = Self::start(command, port, data)?;
+        nodes.wait_until_ready().await?;
+        Ok(nodes)
     }
 
-    async fn start(
-        binary: &Path,
-        arguments: &[&str],
-        port: u16,
-        count: u16,
-        data: tempfile::TempDir,
-    ) -> Result<Self> {
-        let process = Process::start(binary, arguments)?;
-        let nodes = Self {
+    /// Starts three regions in one process, with these flags.
+    pub(crate) async fn three(binary: &Path, port: u16, flags: &[&str]) -> Result<Self> {
+        let port_flag = port.to_string();
+        let mut arguments = vec!["dev", "--port", &port_flag];
+        arguments.extend(flags);
+        let command = Command::new(binary, &arguments, 3);
+        let nodes = Self::start(command, port, tempfile::tempdir()?)?;
+        nodes.wait_until_ready().await?;
+        Ok(nodes)
+    }
+
+    fn start(command: Command, port: u16, data: tempfile::TempDir) -> Result<Self> {
+        let arguments: Vec<&str> = command.arguments.iter().map(String::as_str).collect();
+        let process = Process::start(&command.binary, &arguments)?;
+        Ok(Self {
             process,
             port,
             http: reqwest::Client::new(),
-            _data: data,
-        };
+            command,
+            data,
+        })
+    }
+
+    async fn wait_until_ready(&self) -> Result<()> {
         let begun = Instant::now();
-        for node in 0..count {
-            let url = format!("http://{}/readyz", nodes.address(node, 3));
+        for node in 0..self.command.count {
+            let url = format!("http://{}/readyz", self.address(node, 3));
             loop {
-                let answer = nodes.http.get(&url).send().await;
+                let answer = self.http.get(&url).send().await;
                 if answer.is_ok_and(|answer| answer.status().is_success()) {
                     break;
                 }
@@ -96,6 +118,27 @@ impl Nodes {
                 // allow-sleep: polls for a condition with a deadline
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
+        }
+        Ok(())
+    }
+
+    /// Kills it, starts it again on the same data, and waits until it tells one connection of a
+    /// channel.
+    pub(crate) async fn killed_and_started_again(self, channel: &str) -> Result<Self> {
+        let Self {
+            process,
+            port,
+            command,
+            data,
+            ..
+        } = self;
+        process.stop().await;
+        let nodes = Self::start(command, port, data)?;
+        let begun = Instant::now();
+        while !matches!(nodes.connections(0, channel).await, Ok(1)) {
+            ensure!(begun.elapsed() < START, "the node does not serve reads");
+            // allow-sleep: polls for a condition with a deadline
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Ok(nodes)
     }
@@ -124,6 +167,16 @@ impl Nodes {
         Ok(answer)
     }
 
+    /// Returns a metric without labels, of the whole process; 0 before it is first counted.
+    pub(crate) async fn metric(&self, name: &str) -> Result<f64> {
+        let url = format!("http://{}/metrics", self.address(0, 3));
+        let text = self.http.get(url).send().await?.error_for_status()?;
+        let text = text.text().await?;
+        let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+        let value = lines.find(|(found, _)| *found == name);
+        Ok(value.map_or(Ok(0.0), |(_, value)| value.parse())?)
+    }
+
     /// Returns a channel's global count of connections, 0 for one that is not active.
     pub(crate) async fn connections(&self, node: u16, channel: &str) -> Result<u64> {
         let answer = self.get(node, &format!("/channels/{channel}")).await?;
@@ -148,6 +201,16 @@ impl Nodes {
             );
             // allow-sleep: polls for a condition with a deadline
             tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+impl Command {
+    fn new(binary: &Path, arguments: &[&str], count: u16) -> Self {
+        Self {
+            binary: binary.to_owned(),
+            arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
+            count,
         }
     }
 }

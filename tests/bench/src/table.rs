@@ -66,6 +66,29 @@ impl Table {
         }
     }
 
+    /// Adds a ratio or a number of bytes that shall not exceed a bar, if there is one; twice of it
+    /// is a failure.
+    pub(crate) fn at_most(&mut self, what: &str, figure: f64, bar: f64) {
+        if bar.is_nan() {
+            self.line(what, &short(figure), "");
+        } else {
+            self.most(what, &Spread::of([figure]), bar);
+        }
+    }
+
+    /// Adds how figures are spread.
+    pub(crate) fn percentiles(&mut self, what: &str, figures: &Spread) {
+        let [median, late, last] = [0.5, 0.99, 1.0].map(|share| short(figures.at(share)));
+        let count = figures.0.len();
+        let what = format!("{what} (median, p99, worst of {count})");
+        self.line(&what, &format!("{median}, {late}, {last}"), "");
+    }
+
+    /// Adds a time, which never fails the run: the machine may be busy.
+    pub(crate) fn time(&mut self, what: &str, figures: &Spread, bar: f64) {
+        self.row(what, figures, &format!("≤ {bar}"));
+    }
+
     /// Adds a line.
     pub(crate) fn line(&mut self, what: &str, figure: &str, bar: &str) {
         let line = format!("| {what} | {figure} | {bar} |");

@@ -19,6 +19,14 @@ impl Attach {
     }
 }
 
+/// One attach.
+pub(crate) fn attach(channel: u32, connection: u32) -> Attach {
+    Attach {
+        channel,
+        connection,
+    }
+}
+
 /// A channel's name, 24 bytes.
 pub(crate) fn channel(number: u32) -> String {
     format!("room:{number:019}")
