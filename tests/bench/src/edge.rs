@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use headcount_model::Modes as Counted;
+use headcount_model::{Category, Modes as Counted};
 use headcount_wire::proto::report::v1 as pb;
 use prost::Message as _;
 use tokio::sync::mpsc;
@@ -27,6 +27,8 @@ pub(crate) struct Edge {
     responses: Streaming<pb::ReportResponse>,
     pub(crate) window: u64,
     pub(crate) items_max: usize,
+    /// The last batch that was acknowledged.
+    acknowledged: u64,
 }
 
 impl Edge {
@@ -64,7 +66,13 @@ impl Edge {
             responses,
             window: limits.window_batches.into(),
             items_max: limits.batch_items_max as usize,
+            acknowledged: 0,
         })
+    }
+
+    /// Returns the sequence of the batch after those that were sent.
+    pub(crate) fn next_sequence(&self) -> u64 {
+        self.acknowledged + 1
     }
 
     /// Sends batches, as many at a time as the node allows, and waits for all acknowledgements.
@@ -87,6 +95,7 @@ impl Edge {
             };
             ensure!(ack.refusals.is_empty(), "refused: {:?}", ack.refusals);
             acknowledged = ack.sequence;
+            self.acknowledged = acknowledged;
         }
         Ok(())
     }
@@ -123,10 +132,22 @@ fn attach(attach: &Attach) -> pb::item::Change {
 
 /// Encodes one attachment's counts on each channel, as an edge that counts itself tells them.
 pub(crate) fn encode_counts(channels: &[u32], items_max: usize, first: u64) -> Vec<(Bytes, u64)> {
+    encode_many(channels, 1, items_max, first)
+}
+
+/// Encodes the counts of so many subscribers and one of everything else on each channel.
+pub(crate) fn encode_many(
+    channels: &[u32],
+    subscribers: u32,
+    items_max: usize,
+    first: u64,
+) -> Vec<(Bytes, u64)> {
+    let mut occupancy = Counted::DEFAULT.occupancy();
+    occupancy.set(Category::Subscribers, subscribers);
     batches(channels, items_max, first, |channel| {
         pb::item::Change::Counts(pb::Counts {
             channel: traffic::channel(*channel),
-            occupancy: Some(Counted::DEFAULT.occupancy().into()),
+            occupancy: Some(occupancy.into()),
         })
     })
 }

@@ -1,7 +1,9 @@
-//! Measures the core beside what people use today, and prints a table in Markdown.
+//! Measures the core beside what people use today, and prints tables in Markdown; with `--write`
+//! they replace the last ones in a page.
 //!
-//! Everything is compared in the same run and in changing order, since machines are noisy: the
-//! ratios count. A ratio below half of its bar fails the run; an absolute time never does.
+//! Whatever is compared is measured in the same run and in changing order, since machines are noisy:
+//! the ratios count. A ratio, a number of bytes or a share of a core that is off its bar by half
+//! fails the run; a time never does.
 
 #![expect(
     clippy::print_stdout,
@@ -11,6 +13,7 @@
 
 mod delay;
 mod edge;
+mod growth;
 mod http;
 mod idle;
 mod ingest;
@@ -19,6 +22,8 @@ mod node;
 mod peer;
 mod process;
 mod reads;
+mod report;
+mod snapshot;
 mod stages;
 mod table;
 mod traffic;
@@ -42,14 +47,19 @@ struct Arguments {
     /// Less of everything: minutes, for the ratios only.
     #[arg(long)]
     quick: bool,
+    /// Writes the figures into this page, too, in place of the last ones.
+    #[arg(long)]
+    write: Option<PathBuf>,
     /// Only these parts.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
-    /// The first port of the nodes; they take 24 from there on.
+    /// The first port of the nodes; they take 70 from there on.
     #[arg(long, default_value_t = 24_080)]
     port: u16,
-    /// Fills this table alone and prints how many bytes it has resident: `make bench` starts itself
-    /// with it.
+    /// Numbers of channels at which growth is measured, ascending.
+    #[arg(long, value_delimiter = ',', default_values_t = [10_000, 100_000, 1_000_000])]
+    sizes: Vec<u32>,
+    /// Fills this table alone and prints what it takes: the tool starts itself with it.
     #[arg(long, hide = true)]
     hold: Option<Held>,
     /// Regions in which the channels are active.
@@ -67,16 +77,22 @@ enum Part {
     Ingest,
     /// What each pure stage takes for its part of an attach.
     Stages,
+    /// Memory of a channel in each table that holds it, beside Redis.
+    Memory,
     /// Enumeration, status reads, and the return of a node that was killed.
     Reads,
     /// Bytes of a changed count between regions.
     Wan,
     /// Delay of events over an emulated wide area, and one hot channel.
     Delay,
+    /// What snapshots add to the delay of events.
+    Snapshot,
     /// Processor and memory of nodes to which nobody is attached.
     Idle,
-    /// Memory of a channel in each table that holds it, beside Redis.
-    Memory,
+    /// How costs grow with channels.
+    Growth,
+    /// How costs grow with regions.
+    Regions,
 }
 
 #[tokio::main]
@@ -89,56 +105,112 @@ async fn main() -> Result<()> {
         );
         return Ok(());
     }
-    let mut table = Table::default();
-    let wanted = |part| arguments.only.is_empty() || arguments.only.contains(&part);
-    let (binary, port) = (&arguments.binary, arguments.port);
-    if wanted(Part::Ingest) {
-        let load = ingest::Load {
-            channels: 10_000,
-            connections: 100_000,
-            each: 10,
-            rounds: if arguments.quick { 2 } else { 5 },
-        };
-        ingest::measure(binary, port, load, &mut table).await?;
+    let wanted = |part: &Part| arguments.only.is_empty() || arguments.only.contains(part);
+    let mut failures = Vec::new();
+    for part in Part::value_variants().iter().copied().filter(wanted) {
+        if arguments.only.is_empty() && arguments.quick && !part.is_quick() {
+            continue;
+        }
+        eprintln!("{}:", part.title());
+        let mut table = Table::default();
+        part.measure(&arguments, &mut table).await?;
+        let section = report::section(part, arguments.quick, &table);
+        println!("{section}");
+        if let Some(page) = &arguments.write {
+            report::write(page, part, &section)?;
+        }
+        failures.extend(table.failures);
     }
-    if wanted(Part::Stages) {
-        stages::measure(10_000, 100_000, &mut table)?;
-    }
-    if wanted(Part::Reads) {
-        let load = reads::Load {
-            channels: if arguments.quick { 100_000 } else { 1_000_000 },
-            requests: if arguments.quick { 20_000 } else { 100_000 },
-            rounds: if arguments.quick { 2 } else { 5 },
-        };
-        reads::measure(binary, port, load, &mut table).await?;
-    }
-    if wanted(Part::Wan) {
-        wan::measure(&mut table).await?;
-    }
-    if wanted(Part::Delay) {
-        let load = delay::Load {
-            channels: if arguments.quick { 50 } else { 300 },
-            hot: Duration::from_secs(if arguments.quick { 5 } else { 20 }),
-        };
-        delay::measure(binary, port, load, &mut table).await?;
-    }
-    if wanted(Part::Idle) {
-        let load = idle::Load {
-            span: Duration::from_secs(if arguments.quick { 10 } else { 20 }),
-            rounds: if arguments.quick { 1 } else { 3 },
-        };
-        idle::measure(binary, port, load, &mut table).await?;
-    }
-    if wanted(Part::Memory) {
-        let load = memory::Load {
-            channels: if arguments.quick { 100_000 } else { 1_000_000 },
-            rounds: 1,
-        };
-        memory::measure(load, &mut table).await?;
-    }
-    print!("{}", table.markdown());
-    if !table.failures.is_empty() {
-        bail!("far below the bar: {}", table.failures.join("; "));
+    if !failures.is_empty() {
+        bail!("far below the bar: {}", failures.join("; "));
     }
     Ok(())
+}
+
+impl Part {
+    fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Ingest => "Attaches, beside Redis",
+            Self::Stages => "What each stage takes of an attach",
+            Self::Memory => "Memory of a channel, beside Redis",
+            Self::Reads => "Reads, and the return of a node that was killed",
+            Self::Wan => "Bytes between regions",
+            Self::Delay => "Delay over an emulated wide area, and one hot channel",
+            Self::Snapshot => "Snapshots",
+            Self::Idle => "Idling",
+            Self::Growth => "Growth with channels",
+            Self::Regions => "Growth with regions",
+        }
+    }
+
+    /// Whether it is worth its minutes where only far regressions matter.
+    fn is_quick(self) -> bool {
+        !matches!(
+            self,
+            Self::Stages | Self::Snapshot | Self::Growth | Self::Regions
+        )
+    }
+
+    async fn measure(self, arguments: &Arguments, table: &mut Table) -> Result<()> {
+        let Arguments {
+            binary,
+            port,
+            quick,
+            sizes,
+            ..
+        } = arguments;
+        let (port, quick) = (*port, *quick);
+        let seconds = |full, fewer| Duration::from_secs(if quick { fewer } else { full });
+        match self {
+            Self::Ingest => {
+                let load = ingest::Load {
+                    channels: 10_000,
+                    connections: if quick { 20_000 } else { 100_000 },
+                    each: 10,
+                    rounds: if quick { 2 } else { 5 },
+                };
+                ingest::measure(binary, port, load, table).await
+            }
+            Self::Stages => stages::measure(10_000, 100_000, table),
+            // With fewer, what is free and not given back would weigh more.
+            Self::Memory => memory::measure(1_000_000, table).await,
+            Self::Reads => {
+                let load = reads::Load {
+                    channels: if quick { 100_000 } else { 1_000_000 },
+                    requests: if quick { 20_000 } else { 100_000 },
+                    rounds: if quick { 2 } else { 5 },
+                };
+                reads::measure(binary, port, load, table).await
+            }
+            Self::Wan => wan::measure(table).await,
+            Self::Delay => {
+                let load = delay::Load {
+                    channels: if quick { 50 } else { 300 },
+                    hot: seconds(20, 5),
+                };
+                delay::measure(binary, port, load, table).await
+            }
+            Self::Snapshot => {
+                let load = snapshot::Load {
+                    channels: if quick { 100_000 } else { 1_000_000 },
+                    opened: if quick { 1_000 } else { 2_000 },
+                };
+                snapshot::measure(binary, port, load, table).await
+            }
+            Self::Growth => growth::with_channels(binary, port, sizes, table).await,
+            Self::Regions => growth::with_regions(binary, port, &[3, 5, 7], table).await,
+            Self::Idle => {
+                let load = idle::Load {
+                    span: seconds(20, 10),
+                    rounds: if quick { 1 } else { 3 },
+                };
+                idle::measure(binary, port, load, table).await
+            }
+        }
+    }
 }

@@ -19,19 +19,20 @@ use headcount_model::{
 use headcount_region::{Input as Heard, Owner};
 use headcount_wire::{
     NameReader, NameWriter, Parcel, ParcelBody, ReportReceived, decode_entry, decode_parcels,
-    encode_entry, encode_parcels, take_report_request,
+    encode_entry, encode_parcels, encode_snapshot, take_report_request,
 };
 
 use crate::peer::{self, Peer};
-use crate::process::Process;
-use crate::table::{Spread, Table};
+use crate::process::{self, Process};
+use crate::table::Table;
 use crate::{edge, traffic};
 
 const SHARDS: u32 = 64;
 /// Items of a batch or an update.
 const ITEMS: usize = 250;
-/// Channels that open in a second: so many have lately had an occupancy event told.
-const OPENED_PER_SECOND: usize = 20_000;
+/// Seconds that it takes all channels to open: for five of them each has an occupancy event held
+/// back, which takes memory that is free afterwards and not given back.
+const OPENING_SECONDS: usize = 50;
 const START: Timestamp = Timestamp(1_700_000_000_000);
 
 /// What a process of its own fills.
@@ -47,15 +48,8 @@ pub(crate) enum Held {
     Attached,
 }
 
-/// What is measured.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Load {
-    pub(crate) channels: u32,
-    pub(crate) rounds: usize,
-}
-
 /// Measures every table.
-pub(crate) async fn measure(load: Load, table: &mut Table) -> Result<()> {
+pub(crate) async fn measure(channels: u32, table: &mut Table) -> Result<()> {
     let cases = [
         (
             Held::Coordinator,
@@ -69,43 +63,52 @@ pub(crate) async fn measure(load: Load, table: &mut Table) -> Result<()> {
             "a replica's shards, three regions",
             300.0,
         ),
-        (Held::Gateway, 1, "the gateway's table, by counts", 150.0),
+        (Held::Region, 1, "the regional owners' tables", 150.0),
+        (Held::Gateway, 1, "the gateway's table, told counts", 150.0),
         (
             Held::Attached,
             1,
-            "the gateway's table, 10 channels a connection",
+            "the gateway's table, told connections with 10 channels each",
             f64::NAN,
         ),
-        (Held::Region, 1, "the regional owners' tables", 150.0),
     ];
-    let theirs = redis(load).await?;
-    for (held, regions, what, bar) in cases {
-        let mut figures = Vec::new();
-        for _ in 0..load.rounds {
-            figures.push(bytes(held, regions, load.channels).await?);
-        }
-        let figures = Spread::of(figures);
-        let what = format!("{what}: bytes a channel, {} channels", load.channels);
-        if bar.is_nan() {
-            table.row(&what, &figures, "");
-        } else {
-            table.most(&what, &figures, bar);
-        }
+    let what = |what: &str| format!("bytes a channel of {channels} with 24-byte names: {what}");
+    let mut replica = f64::NAN;
+    for (held, regions, name, bar) in cases {
+        let taken = self::held(held, regions, channels).await?;
+        let figure = taken.resident as f64 / f64::from(channels);
+        table.at_most(&what(name), figure, bar);
         if held == Held::Coordinator && regions == 1 {
-            table.row(
-                "the same facts as a hash in Redis",
-                &Spread::of([theirs]),
-                "",
-            );
-            let ratio = theirs / figures.median();
-            table.ratio("ratio of memory", ratio, 1.5);
+            replica = figure;
         }
+    }
+    if let Some(theirs) = redis(channels).await? {
+        table.at_most(
+            &what("one region's counts as a hash in Redis"),
+            theirs,
+            f64::NAN,
+        );
+        table.ratio(
+            "Redis beside a replica with one region",
+            theirs / replica,
+            1.3,
+            1.0,
+        );
     }
     Ok(())
 }
 
-/// Fills a table in a process of its own; returns the bytes that each channel takes.
-pub(crate) async fn bytes(held: Held, regions: u16, channels: u32) -> Result<f64> {
+/// What a table takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Taken {
+    /// Bytes in memory because of it.
+    pub(crate) resident: u64,
+    /// How long a snapshot of it takes to encode; zero for what has none.
+    pub(crate) snapshot: Duration,
+}
+
+/// Fills a table in a process of its own.
+pub(crate) async fn held(held: Held, regions: u16, channels: u32) -> Result<Taken> {
     let held = held.to_possible_value().context("every table has a name")?;
     let output = tokio::process::Command::new(std::env::current_exe()?)
         .args(["--hold", held.get_name()])
@@ -116,12 +119,15 @@ pub(crate) async fn bytes(held: Held, regions: u16, channels: u32) -> Result<f64
     let said = String::from_utf8(output.stdout)?;
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "the process failed: {errors}");
-    let bytes: f64 = said.trim().parse()?;
-    Ok(bytes / f64::from(channels))
+    let (resident, snapshot) = said.trim().split_once(' ').context("two numbers")?;
+    Ok(Taken {
+        resident: resident.parse()?,
+        snapshot: Duration::from_nanos(snapshot.parse()?),
+    })
 }
 
-/// Fills a table and returns the bytes resident because of it.
-pub(crate) fn hold(held: Held, regions: u16, channels: u32) -> Result<u64> {
+/// Fills a table and says what it takes, for [`held`].
+pub(crate) fn hold(held: Held, regions: u16, channels: u32) -> Result<String> {
     let order = traffic::shuffled(channels, 1);
     // What every process has is touched before: the threads' stacks, the codecs' tables.
     let _warm = keep(held, regions, &order[..order.len().min(1_000)])?;
@@ -132,7 +138,15 @@ pub(crate) fn hold(held: Held, regions: u16, channels: u32) -> Result<u64> {
         kept.channels() == channels as usize,
         "all channels are there"
     );
-    Ok(after.saturating_sub(before))
+    let begun = process::thread_time();
+    if let Kept::Shards(shards) = &kept {
+        for shard in shards {
+            std::hint::black_box(encode_snapshot(&shard.freeze()));
+        }
+    }
+    let snapshot = process::thread_time().saturating_sub(begun);
+    let resident = after.saturating_sub(before);
+    Ok(format!("{resident} {}", snapshot.as_nanos()))
 }
 
 /// Bytes of this process in memory.
@@ -204,7 +218,7 @@ fn shards(regions: u16, order: &[u32]) -> Result<Vec<Shard>> {
     for (at, region) in names.iter().enumerate() {
         let occupancy = Modes::DEFAULT.occupancy();
         for (opened, number) in order.iter().enumerate() {
-            if opened % OPENED_PER_SECOND == 0 {
+            if opened % (order.len() / OPENING_SECONDS).max(1) == 0 {
                 stamp = stamp.after(Duration::from_secs(1));
             }
             let channel = ChannelKey::new("dev", &traffic::channel(*number))?;
@@ -400,16 +414,18 @@ fn gateway(order: &[u32], attached: bool) -> Result<Gateway> {
     Ok(gateway)
 }
 
-/// Returns the resident bytes of a channel's hash in Redis.
-async fn redis(load: Load) -> Result<f64> {
-    let mut peer = Peer::start().await?;
+/// Returns the resident bytes of a channel's hash in Redis, if there is one.
+async fn redis(channels: u32) -> Result<Option<f64>> {
+    let Some(mut peer) = Peer::start().await? else {
+        return Ok(None);
+    };
     let before = peer.process.resident()?;
-    let order = traffic::shuffled(load.channels, 1);
+    let order = traffic::shuffled(channels, 1);
     for chunk in order.chunks(100_000) {
         let attaches = traffic::in_turn(chunk, 0, 10);
         peer.send(&peer::encode(&attaches, 500)).await?;
     }
     let after = peer.process.resident()?;
     peer.process.stop().await;
-    Ok((after - before) as f64 / f64::from(load.channels))
+    Ok(Some((after - before) as f64 / f64::from(channels)))
 }

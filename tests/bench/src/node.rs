@@ -36,20 +36,22 @@ struct Command {
 impl Nodes {
     /// Starts one node, the only one of its cluster, with these settings over the defaults.
     pub(crate) async fn single(binary: &Path, port: u16, settings: &[&str]) -> Result<Self> {
-        let data = tempfile::tempdir()?;
-        Self::serve(binary, port, settings, data).await
+        Self::serve(binary, port, "here", None, settings).await
     }
 
-    async fn serve(
+    /// Starts the node of a region, which joins the cluster of the node at another port, if any.
+    pub(crate) async fn serve(
         binary: &Path,
         port: u16,
+        region: &str,
+        join: Option<u16>,
         settings: &[&str],
-        data: tempfile::TempDir,
     ) -> Result<Self> {
+        let data = tempfile::tempdir()?;
         let file = data.path().join("node.toml");
         let text = format!(
             r#"
-            node.region = "here"
+            node.region = "{region}"
             node.data_dir = "{data}"
             listen.client = "127.0.0.1:{client}"
             listen.reporter = "127.0.0.1:{reporter}"
@@ -72,7 +74,12 @@ impl Nodes {
         );
         std::fs::write(&file, text)?;
         let file = file.to_str().context("the path is not text")?;
-        let mut arguments = vec!["serve", "--init", "--config", file];
+        let other = join.map(|join| format!("127.0.0.1:{}", join + 2));
+        let mut arguments = match &other {
+            None => vec!["serve", "--init"],
+            Some(other) => vec!["join", other],
+        };
+        arguments.extend(["--config", file]);
         arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
         let command = Command::new(binary, &arguments, 1);
         let nodes = Self::start(command, port, data)?;
@@ -122,8 +129,8 @@ impl Nodes {
         Ok(())
     }
 
-    /// Kills it, starts it again on the same data, and waits until it tells one connection of a
-    /// channel.
+    /// Kills it, starts it again on the same data, and waits until it lists channels, which takes all
+    /// shards, and tells one connection of a channel.
     pub(crate) async fn killed_and_started_again(self, channel: &str) -> Result<Self> {
         let Self {
             process,
@@ -135,7 +142,9 @@ impl Nodes {
         process.stop().await;
         let nodes = Self::start(command, port, data)?;
         let begun = Instant::now();
-        while !matches!(nodes.connections(0, channel).await, Ok(1)) {
+        while nodes.get(0, "/channels?limit=1").await.is_err()
+            || !matches!(nodes.connections(0, channel).await, Ok(1))
+        {
             ensure!(begun.elapsed() < START, "the node does not serve reads");
             // allow-sleep: polls for a condition with a deadline
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -23,23 +23,25 @@ pub(crate) struct Load {
     pub(crate) rounds: usize,
 }
 
-/// A node that all channels are active on, and the edge that says so.
-pub(crate) async fn fill(binary: &Path, port: u16, channels: u32) -> Result<(Nodes, Edge)> {
-    // A busy reader is refused at some rate, which is not what is measured.
-    let nodes = Nodes::single(binary, port, &["limits.app_requests_per_second=1000000"]).await?;
+/// A busy reader is refused at some rate, which is not what is measured.
+pub(crate) const UNLIMITED: &str = "limits.app_requests_per_second=1000000";
+
+/// Tells a node that all channels are active; returns once it says so, with the edge that did.
+pub(crate) async fn fill(nodes: &Nodes, channels: u32) -> Result<Edge> {
     let mut edge = Edge::open(nodes.reporter(0), "bench", KEY).await?;
     let order = traffic::shuffled(channels, 1);
-    edge.send(&edge::encode_counts(&order, edge.items_max, 1))
-        .await?;
+    let encoded = edge::encode_counts(&order, edge.items_max, 1);
+    edge.send(&encoded).await?;
     for channel in order.iter().rev().take(1_000) {
         nodes.wait_for(0, &traffic::channel(*channel), 1).await?;
     }
-    Ok((nodes, edge))
+    Ok(edge)
 }
 
 pub(crate) async fn measure(binary: &Path, port: u16, load: Load, table: &mut Table) -> Result<()> {
     let channels = load.channels;
-    let (nodes, edge) = fill(binary, port, channels).await?;
+    let nodes = Nodes::single(binary, port, &[UNLIMITED]).await?;
+    let edge = fill(&nodes, channels).await?;
 
     let mut walks = Vec::new();
     for _ in 0..load.rounds {
@@ -92,6 +94,7 @@ pub(crate) async fn measure(binary: &Path, port: u16, load: Load, table: &mut Ta
         "ratio of status reads",
         status.median() / empty.median(),
         0.6,
+        0.3,
     );
 
     let mut back = Vec::new();
@@ -113,7 +116,7 @@ pub(crate) async fn measure(binary: &Path, port: u16, load: Load, table: &mut Ta
 
 /// Walks over all channels; returns the time that it took, and the node's processor time, in
 /// seconds.
-async fn walk(nodes: &Nodes, channels: u32) -> Result<(f64, f64)> {
+pub(crate) async fn walk(nodes: &Nodes, channels: u32) -> Result<(f64, f64)> {
     let mut http = Http::open(nodes.client(0)).await?;
     let (begun, used) = (Instant::now(), nodes.process.processor()?);
     let mut path = Some("/channels?by=id&limit=1000".to_owned());

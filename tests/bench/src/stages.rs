@@ -17,6 +17,7 @@ use headcount_model::{
 use headcount_region::{Effect as Decided, Input as Heard, Owner};
 use headcount_wire::{ReportReceived, decode_entry, encode_entry, take_report_request};
 
+use crate::process::thread_time;
 use crate::table::Table;
 use crate::{edge, traffic};
 
@@ -33,19 +34,13 @@ struct Clocks(BTreeMap<&'static str, (Duration, usize)>);
 
 impl Clocks {
     fn time<T>(&mut self, stage: &'static str, count: usize, work: impl FnOnce() -> T) -> T {
-        let begun = processor();
+        let begun = thread_time();
         let done = black_box(work());
         let clock = self.0.entry(stage).or_default();
-        clock.0 += processor().saturating_sub(begun);
+        clock.0 += thread_time().saturating_sub(begun);
         clock.1 += count;
         done
     }
-}
-
-/// Processor time of this thread.
-fn processor() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }
 
 /// One shard's owner, its way into the log, and the log.

@@ -31,6 +31,8 @@ impl Spread {
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     text: String,
+    /// What is told behind the figures, line by line.
+    notes: String,
     /// Ratios far below their bars.
     pub(crate) failures: Vec<String>,
 }
@@ -47,10 +49,10 @@ impl Table {
         self.line(what, &figure, bar);
     }
 
-    /// Adds a ratio; one below half of its bar is a failure.
-    pub(crate) fn ratio(&mut self, what: &str, ratio: f64, bar: f64) {
+    /// Adds a ratio; one below the floor is a failure.
+    pub(crate) fn ratio(&mut self, what: &str, ratio: f64, bar: f64, floor: f64) {
         self.line(what, &format!("**{ratio:.2}**"), &format!("≥ {bar}"));
-        if ratio < bar / 2.0 {
+        if ratio < floor {
             self.failures
                 .push(format!("{what}: {ratio:.2}, and the bar is {bar}"));
         }
@@ -84,7 +86,7 @@ impl Table {
         self.line(&what, &format!("{median}, {late}, {last}"), "");
     }
 
-    /// Adds a time, which never fails the run: the machine may be busy.
+    /// Adds a time, or times beside one, which never fails the run: the machine may be busy.
     pub(crate) fn time(&mut self, what: &str, figures: &Spread, bar: f64) {
         self.row(what, figures, &format!("≤ {bar}"));
     }
@@ -97,14 +99,25 @@ impl Table {
         let _fits = writeln!(self.text, "{line}");
     }
 
+    /// Adds a line behind the figures.
+    pub(crate) fn note(&mut self, line: &str) {
+        eprintln!("{line}");
+        self.notes.push_str(line);
+        self.notes.push('\n');
+    }
+
     /// The table in Markdown.
     pub(crate) fn markdown(&self) -> String {
-        format!("| what | figure | bar |\n|---|---:|---:|\n{}", self.text)
+        let table = format!("| what | figure | bar |\n|---|---:|---:|\n{}", self.text);
+        if self.notes.is_empty() {
+            return table;
+        }
+        format!("{table}\n```text\n{}\n```\n", self.notes.trim_end())
     }
 }
 
 /// Three digits that matter, thousands apart.
-fn short(figure: f64) -> String {
+pub(crate) fn short(figure: f64) -> String {
     if figure < 100.0 {
         return format!("{figure:.2}");
     }
