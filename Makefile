@@ -42,7 +42,7 @@ build: ## Build the binary `headcount` for development
 check: ## Type-check everything, tests included
 	$(CARGO) check $(LOCKED) --workspace --all-targets
 
-verify: fmt-check tidy typos machete deny lint docs deploy-check test fuzz ## Everything that must be green; changes no file
+verify: fmt-check tidy typos machete deny lint docs deploy-check test fuzz bench-quick ## Everything that must be green; changes no file
 
 fmt-check: ## Formatting is what `make fix` would leave
 	$(CARGO) fmt --all --check
@@ -113,9 +113,14 @@ crowd: ## What thousands of realtime clients cost a node, as a table; takes minu
 	$(CARGO) build $(LOCKED) --release -p headcount -p headcount-crowd
 	target/release/headcount-crowd --binary target/release/headcount
 
-bench: ## What attaches cost, beside Redis (Debian: redis-server) and by stage, as a table; takes minutes
+# Half an hour: what it measures fills nodes with a million channels again and again.
+bench: ## Measure the core, beside Redis (Debian: redis-server), and write that into BENCHMARKS.md
 	$(CARGO) build $(LOCKED) --release -p headcount -p headcount-bench
-	target/release/headcount-bench --binary target/release/headcount
+	target/release/headcount-bench --write BENCHMARKS.md
+
+bench-quick: ## Measure with less of everything; fails where a ratio is far below its bar
+	$(CARGO) build $(LOCKED) --release -p headcount -p headcount-bench
+	target/release/headcount-bench --quick
 
 typos: ## Spelling
 	@$(call tool,typos,--config .typos.toml)
