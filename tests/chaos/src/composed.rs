@@ -342,7 +342,7 @@ async fn follow_leaders(
 }
 
 /// Looks whether a node lists what is attached.
-async fn lists(cluster: &Cluster, record: &Record, node: usize) -> Result<(), String> {
+pub(crate) async fn lists(cluster: &Cluster, record: &Record, node: usize) -> Result<(), String> {
     let listed = readers::list(cluster, node).await.map_err(said)?;
     let fault = record
         .write()

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::cluster::{Cluster, Plan, said, wait_until};
-use crate::composed::{GROWING, LEASE, watchers_of};
+use crate::composed::{GROWING, LEASE, lists, watchers_of};
 use crate::edges::{self, Session};
 use crate::nemesis::{pass, says_why};
 use crate::readers;
@@ -217,6 +217,21 @@ impl Stand {
             .await?;
         }
         Ok(())
+    }
+
+    /// Attaches a hundred channels in each region, which stay as long as what is returned.
+    async fn standing(&self) -> Result<Vec<Session>> {
+        let mut standing = Vec::new();
+        for region in 0..3 {
+            let nodes = self.cluster.of_region(region);
+            let session = self.session(&format!("standing-{region}"), &nodes)?;
+            let channels: Vec<String> = (0..100)
+                .map(|of| format!("standing:{region}:{of}"))
+                .collect();
+            ensure!(edges::attach(&session, &channels).await?, "not counted");
+            standing.push(session);
+        }
+        Ok(standing)
     }
 
     async fn control_leader(&self) -> Result<usize> {
@@ -484,15 +499,7 @@ async fn heal(stand: &Stand, found: &mut Found) -> Result<()> {
 
 async fn rolling(stand: &Stand, found: &mut Found) -> Result<()> {
     let cluster = &stand.cluster;
-    let mut standing = Vec::new();
-    for region in 0..3 {
-        let session = stand.session(&format!("standing-{region}"), &cluster.of_region(region))?;
-        let channels: Vec<String> = (0..100)
-            .map(|of| format!("standing:{region}:{of}"))
-            .collect();
-        ensure!(edges::attach(&session, &channels).await?, "not counted");
-        standing.push(session);
-    }
+    let _standing = stand.standing().await?;
     let all: Vec<usize> = (0..cluster.nodes.len()).collect();
     stand.counted(&all, "standing:2:99", 1).await?;
 
@@ -786,6 +793,7 @@ async fn slow(mut stand: Stand, mut found: Found) -> Result<(Found, Vec<String>)
             seed: 1,
         })
         .await?;
+    let _standing = stand.standing().await?;
     let (stop, stopped) = watch::channel(false);
     let mut loading = JoinSet::new();
     for region in 0..3 {
@@ -821,6 +829,12 @@ async fn slow(mut stand: Stand, mut found: Found) -> Result<(Found, Vec<String>)
         BOUND / (1024 * 1024)
     ));
     ensure!(slow < told, "the slow watcher was not slow");
+    // However much waited on the way: every node counts what is attached, and nothing else.
+    for node in 0..cluster.nodes.len() {
+        let why = format!("node {node} lists what is attached");
+        let right = async || lists(&cluster, &stand.record, node).await;
+        wait_until(why, PATIENCE, right).await?;
+    }
     cluster.signal(node, Signal::CONT)?;
     let wrong = stand.end().await?;
     Ok((found, wrong))
