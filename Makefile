@@ -42,7 +42,7 @@ build: ## Build the binary `headcount` for development
 check: ## Type-check everything, tests included
 	$(CARGO) check $(LOCKED) --workspace --all-targets
 
-verify: fmt-check tidy typos machete deny lint docs deploy-check test fuzz bench-quick ## Everything that must be green; changes no file
+verify: fmt-check tidy typos machete deny lint docs deploy-check test fuzz bench-quick sim-smoke ## Everything that must be green; changes no file
 
 fmt-check: ## Formatting is what `make fix` would leave
 	$(CARGO) fmt --all --check
@@ -106,8 +106,8 @@ demo: ## Three regions on loopback, a story played on them, then left running
 chaos: ## Break real processes for SECONDS=600 in all ways that the machine allows, SEED= repeats; root
 	@$(call chaos,$(if $(filter-out file,$(origin SECONDS)),$(SECONDS),600))
 
-chaos-smoke: ## The same for four minutes and from one seed
-	@$(call chaos,240)
+chaos-smoke: ## The same for five minutes and from one seed
+	@$(call chaos,270)
 
 crowd: ## What thousands of realtime clients cost a node, as a table; takes minutes
 	$(CARGO) build $(LOCKED) --release -p headcount -p headcount-crowd
@@ -137,4 +137,4 @@ deploy-check: build ## Render and validate what is below deploy/ (kubectl and Py
 tools: ## Install the tools that checks use and that can be had here; never fails
 	.ci/tools
 
-ci: tools verify ## What CI runs
+ci: tools verify chaos-smoke ## What CI runs

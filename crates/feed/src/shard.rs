@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use headcount_model::mutants::Mutant;
 use headcount_model::{
     ChannelKey, Era, Event, EventId, Fence, Logged, Mark, Monotonic, Now, Position, RegionName,
     ShardId, Stage, WatchEvent,
@@ -415,7 +416,7 @@ impl ShardFeed {
     }
 
     fn jump(&mut self, start: Start, effects: &mut Vec<Effect>) {
-        self.jumps += 1;
+        self.jumps += u64::from(!Mutant::JumpUntold.is_planted());
         self.ring.restart(start.position);
         self.position = start.position;
         (self.claimed, self.fence) = (start.fence, start.fence);

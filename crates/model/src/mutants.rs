@@ -10,8 +10,8 @@ pub enum Mutant {
     DropFence,
     /// The shard applies a batch again that it has applied.
     RepeatBatch,
-    /// An owner decides before its claim is in the log.
-    DecideBeforeClaim,
+    /// A feed goes on after a snapshot as if nothing were missing.
+    JumpUntold,
     /// A region that expires keeps its fence.
     ExpireKeepsFence,
     /// A new leader of the control group gives nobody a lease.
@@ -43,7 +43,7 @@ impl Mutant {
     pub const NAMED: [(Self, &'static str); 15] = [
         (Self::DropFence, "drop-fence"),
         (Self::RepeatBatch, "repeat-batch"),
-        (Self::DecideBeforeClaim, "decide-before-claim"),
+        (Self::JumpUntold, "jump-untold"),
         (Self::ExpireKeepsFence, "expire-keeps-fence"),
         (Self::VoidAtElection, "void-at-election"),
         (Self::KeepIncarnation, "keep-incarnation"),

@@ -386,7 +386,7 @@ impl Owner {
     /// Decides about each touched channel whether it goes active, changes counts or lingers. One
     /// that was touched twice is decided once: the second time nothing has changed.
     fn decide(&mut self, now: Now, touched: Vec<ChannelKey>, effects: &mut Vec<Effect>) {
-        if !self.is_claimed() && !Mutant::DecideBeforeClaim.is_planted() {
+        if !self.is_claimed() {
             return;
         }
         let settled = self.is_settled();

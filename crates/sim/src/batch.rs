@@ -51,7 +51,11 @@ const REQUIRED: &[&str] = &[
     "strong-reads",
     "terms",
     "watch-resumes",
+    "worlds-plain",
 ];
+
+/// After so many worlds each a batch says how far it is.
+const TELLING_SEEDS: u64 = 100;
 
 /// Batch: which worlds to run, and how.
 #[derive(Clone, Debug)]
@@ -219,6 +223,9 @@ impl Batch {
             sum.wrong.push(seed);
             print(&told.text);
             print(&format!("to repeat it: {}", self.command(seed)));
+        }
+        if sum.run.is_multiple_of(TELLING_SEEDS) {
+            print(&format!("{} worlds, {} wrong", sum.run, sum.wrong.len()));
         }
         !failed
     }

@@ -73,12 +73,37 @@ impl World {
         None
     }
 
+    /// Returns what is wrong with the lives of nodes: in a plain world those that nothing hit have
+    /// the lives in which they were founded, whoever led the control group meanwhile.
+    fn deaths(&self) -> Vec<String> {
+        let record = self.shared.lock();
+        let Some(status) = record.status.as_ref().filter(|_| self.plan.is_plain) else {
+            return Vec::new();
+        };
+        let spared = (0..self.plan.nodes.len()).filter(|node| !self.plan.frail.contains(node));
+        let spared: Vec<String> = spared
+            .map(|node| self.plan.listener(node, 2).to_string())
+            .collect();
+        let nodes = status.nodes.iter();
+        nodes
+            .filter(|node| spared.contains(&node.addresses.peer) && node.incarnation != 1)
+            .map(|node| {
+                let (id, lives) = (node.id, node.incarnation);
+                format!(
+                    "C3 no false void: node {id} has its life number {lives}, though nothing hit it"
+                )
+            })
+            .collect()
+    }
+
     /// Judges everything that was written down.
     pub(crate) fn judge(&mut self) -> Vec<String> {
         self.excuse();
+        let deaths = self.deaths();
         let mut record = self.shared.lock();
         let record = &mut *record;
         let mut wrong = std::mem::take(&mut record.wrong);
+        wrong.extend(deaths);
         let mut say = |who: &str, faults: Vec<Fault>| {
             wrong.extend(faults.into_iter().map(|fault| format!("{fault} [{who}]")));
         };

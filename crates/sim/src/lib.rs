@@ -22,7 +22,7 @@ mod edge;
 mod http;
 mod judge;
 pub mod machine;
-mod nemesis;
+pub mod nemesis;
 pub mod network;
 mod node;
 pub mod plan;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom as _;
+use rand::seq::{IndexedRandom as _, IteratorRandom as _};
 
 use crate::plan::Plan;
 
@@ -92,16 +92,86 @@ pub(crate) struct Targets {
     pub(crate) owners: Vec<usize>,
 }
 
+/// Kind: what a fault is like, before it is decided whom it hits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One node ends.
+    CrashOne,
+    /// All nodes of a region end.
+    CrashRegion,
+    /// All nodes end.
+    CrashAll,
+    /// A disk fails to sync.
+    SyncFails,
+    /// A disk is full.
+    DiskFull,
+    /// A disk is slow.
+    SlowDisk,
+    /// A node stands still.
+    Pause,
+    /// A region is cut off.
+    CutRegion,
+    /// One region does not reach another, which reaches it.
+    CutOneWay,
+    /// Two regions do not reach each other, but a third.
+    CutBridge,
+    /// A node is cut off.
+    CutNode,
+    /// The nodes of a region do not reach each other.
+    CutInside,
+    /// A region's clients do not reach its nodes.
+    CutClients,
+    /// Ways are long.
+    SlowWays,
+    /// Connections break.
+    Resets,
+    /// A clock is wrong.
+    Clock,
+}
+
+impl Kind {
+    /// Every one, with how often it is made among all.
+    pub const WEIGHED: [(Self, u32); 16] = [
+        (Self::CrashOne, 22),
+        (Self::CrashRegion, 6),
+        (Self::CrashAll, 6),
+        (Self::SyncFails, 6),
+        (Self::DiskFull, 4),
+        (Self::SlowDisk, 4),
+        (Self::Pause, 10),
+        (Self::CutRegion, 8),
+        (Self::CutOneWay, 5),
+        (Self::CutBridge, 5),
+        (Self::CutNode, 5),
+        (Self::CutInside, 3),
+        (Self::CutClients, 4),
+        (Self::SlowWays, 4),
+        (Self::Resets, 4),
+        (Self::Clock, 4),
+    ];
+
+    /// Those that excuse nothing, as long as they hit one node of a region only.
+    pub const PLAIN: [Self; 5] = [
+        Self::CrashOne,
+        Self::SyncFails,
+        Self::DiskFull,
+        Self::Resets,
+        Self::Clock,
+    ];
+}
+
 impl Fault {
     /// Chooses a fault, and how long it lasts.
     pub(crate) fn choose(plan: &Plan, targets: &Targets, rng: &mut StdRng) -> (Self, Duration) {
+        let is_frail = |node: &usize| plan.frail.contains(node);
         let node = |rng: &mut StdRng| {
             let special = match rng.random_range(0..4) {
-                0 => targets.leaders.choose(rng).copied(),
-                1 => targets.owners.choose(rng).copied(),
+                0 => targets.leaders.choose(rng),
+                1 => targets.owners.choose(rng),
                 _ => None,
             };
-            special.unwrap_or_else(|| rng.random_range(0..plan.nodes.len()))
+            let special = special.copied().filter(is_frail);
+            special.unwrap_or_else(|| plan.frail[rng.random_range(0..plan.frail.len())])
         };
         let lease = u64::try_from(plan.lease.as_millis()).unwrap_or(1);
         // Around the lease: much shorter, about as long, much longer.
@@ -113,98 +183,64 @@ impl Fault {
         let all: Vec<usize> = (0..plan.nodes.len()).collect();
         let region = rng.random_range(0..3);
         let inside = plan.nodes_of(region);
-        let outside: Vec<usize> = all
-            .iter()
-            .copied()
-            .filter(|node| plan.nodes[*node] != region)
-            .collect();
-        let both = |one: &[usize], other: &[usize]| {
-            let ways = one.iter().flat_map(|one| {
-                other
-                    .iter()
-                    .flat_map(|other| [(*one, *other), (*other, *one)])
-            });
-            ways.filter(|(one, other)| one != other).collect::<Vec<_>>()
+        let next = plan.nodes_of((region + 1) % 3);
+        let outside = all.iter().copied();
+        let outside: Vec<usize> = outside.filter(|of| plan.nodes[*of] != region).collect();
+        let ways = |from: &[usize], to: &[usize]| {
+            let ways = from
+                .iter()
+                .flat_map(|from| to.iter().map(|to| (*from, *to)));
+            ways.filter(|(from, to)| from != to).collect::<Vec<_>>()
         };
-        let power = rng.random_bool(0.5);
+        let both = |one: &[usize], other: &[usize]| [ways(one, other), ways(other, one)].concat();
+        let power = !plan.is_plain && rng.random_bool(0.5);
         let down = around(rng);
-        let fault = match rng.random_range(0..100) {
-            0..22 => Self::Crash {
-                nodes: vec![node(rng)],
-                power,
-                down,
-            },
-            22..28 => Self::Crash {
-                nodes: inside,
-                power,
-                down,
-            },
-            28..34 => Self::Crash {
-                nodes: all,
-                power,
-                down,
-            },
-            34..40 => Self::SyncFails {
+        let crash = |nodes| Self::Crash { nodes, power, down };
+        let cut = |name, ways| Self::Cut { ways, name };
+        let chosen = plan.kinds.choose_weighted(rng, |(_, weight)| *weight);
+        let (kind, _) = chosen.expect("a plan has kinds of faults");
+        let fault = match kind {
+            Kind::CrashOne => crash(vec![node(rng)]),
+            Kind::CrashRegion => crash(inside),
+            Kind::CrashAll => crash(all),
+            Kind::SyncFails => Self::SyncFails {
                 node: node(rng),
                 after: rng.random_range(0..8),
             },
-            40..44 => Self::DiskFull {
+            Kind::DiskFull => Self::DiskFull {
                 node: node(rng),
                 room: rng.random_range(0..4_000),
             },
-            44..48 => Self::SlowDisk {
+            Kind::SlowDisk => Self::SlowDisk {
                 node: node(rng),
                 sync: Duration::from_millis(rng.random_range(20..400)),
             },
-            48..58 => Self::Pause { node: node(rng) },
-            58..66 => Self::Cut {
-                ways: both(&inside, &outside),
-                name: "region",
+            Kind::Pause => Self::Pause { node: node(rng) },
+            Kind::CutRegion => cut("region", both(&inside, &outside)),
+            Kind::CutOneWay => cut("one-way", ways(&inside, &next)),
+            Kind::CutBridge => cut("bridge", both(&inside, &next)),
+            Kind::CutNode => cut("node", both(&[node(rng)], &all)),
+            Kind::CutInside => cut("inside", ways(&inside, &inside)),
+            Kind::CutClients => Self::ClientsCut {
+                region,
+                nodes: match rng.random_bool(0.5) {
+                    true => inside,
+                    false => inside[..1].to_vec(),
+                },
             },
-            66..71 => {
-                let other = plan.nodes_of((region + 1) % 3);
-                let ways = inside
-                    .iter()
-                    .flat_map(|from| other.iter().map(|to| (*from, *to)));
-                Self::Cut {
-                    ways: ways.collect(),
-                    name: "one-way",
-                }
-            }
-            71..76 => Self::Cut {
-                ways: both(&inside, &plan.nodes_of((region + 1) % 3)),
-                name: "bridge",
-            },
-            76..81 => Self::Cut {
-                ways: both(&[node(rng)], &all),
-                name: "node",
-            },
-            81..84 => Self::Cut {
-                ways: both(&inside, &inside),
-                name: "inside",
-            },
-            84..88 => {
-                let nodes = if rng.random_bool(0.5) {
-                    inside
-                } else {
-                    inside[..1].to_vec()
-                };
-                Self::ClientsCut { region, nodes }
-            }
-            88..92 => Self::Slow {
+            Kind::SlowWays => Self::Slow {
                 regions: (region, (region + 1) % 3),
                 delay: Duration::from_millis(rng.random_range(30..400)),
             },
-            92..96 => {
+            Kind::Resets => {
                 let one = node(rng);
+                let others = plan.frail.iter().copied().filter(|other| *other != one);
+                let other = others.choose(rng).expect("more than one node is frail");
                 Self::Resets {
-                    nodes: (
-                        one,
-                        (one + rng.random_range(1..plan.nodes.len())) % plan.nodes.len(),
-                    ),
+                    nodes: (one, other),
                 }
             }
-            _ => Self::Clock {
+            Kind::Clock => Self::Clock {
                 node: node(rng),
                 ahead_ms: [-3_600_000, -500, 500, 3_600_000][rng.random_range(0..4)],
             },

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use crate::nemesis::Kind;
 use crate::network::Way;
 
 /// The regions.
@@ -41,6 +42,15 @@ pub struct Plan {
     pub fault_every: Duration,
     /// How many faults are there at once, at most.
     pub faults_max: usize,
+    /// The kinds of faults that are made, with how often each is among them.
+    pub kinds: Vec<(Kind, u32)>,
+    /// The nodes that faults of a single node hit.
+    pub frail: Vec<usize>,
+    /// Whether nothing that is made excuses that counts are taken away: in every region one and the
+    /// same node fails, so that edges hear of it and another node has them.
+    pub is_plain: bool,
+    /// How long what an owner has to tell may wait for what it told before.
+    pub backlog: Duration,
     /// How long disks take to sync, at most.
     pub sync_time_max: Duration,
     /// Edges per region that come and go.
@@ -80,8 +90,35 @@ impl Plan {
             apart[one][other] = delay;
             apart[other][one] = delay;
         }
+        // What all kinds together would hide, fewer of them show.
+        let temper = rng.random_range(0..10);
+        let is_plain = temper < 4;
+        let all = || Kind::WEIGHED.into_iter();
+        let mut kinds: Vec<_> = match temper {
+            0..4 => all()
+                .filter(|(kind, _)| Kind::PLAIN.contains(kind))
+                .collect(),
+            4..8 => all().filter(|_| rng.random_bool(0.35)).collect(),
+            _ => all().collect(),
+        };
+        if kinds.is_empty() {
+            kinds.push((Kind::CrashOne, 1));
+        }
+        let frail = match is_plain {
+            true => (0..3)
+                .map(|region| region + 3 * rng.random_range(0..2))
+                .collect(),
+            false => (0..nodes.len()).collect(),
+        };
+        let fault_every = match temper {
+            0..4 => rng.random_range(800..=8_000),
+            4..8 => rng.random_range(800..=12_000),
+            _ => rng.random_range(800..=4_000),
+        };
         let snapshot_entries = [100, 150, 5_000][rng.random_range(0..3)];
         let kept = [0, 20, 100][rng.random_range(0..3)];
+        let window = [1, 4, 32][rng.random_range(0..3)];
+        let items_max = [1, 5, 1_000][rng.random_range(0..3)];
         let millis = |time: Duration| format!("{}ms", time.as_millis());
         let settings = vec![
             "cluster.name=sim".to_owned(),
@@ -95,14 +132,8 @@ impl Plan {
             format!("gateway.ack_timeout={}ms", rng.random_range(5..=20) * 100),
             format!("gossip.interval={}ms", rng.random_range(1..=100)),
             format!("gossip.resend_after={}ms", rng.random_range(3..=10) * 100),
-            format!(
-                "gossip.window_batches={}",
-                [1, 4, 32][rng.random_range(0..3)]
-            ),
-            format!(
-                "gossip.batch_items_max={}",
-                [1, 5, 1_000][rng.random_range(0..3)]
-            ),
+            format!("gossip.window_batches={window}"),
+            format!("gossip.batch_items_max={items_max}"),
             format!("coordinator.occupancy_interval={occupancy}ms"),
             format!("placement.lease={}", millis(lease)),
             format!("placement.suspect_after={}", millis(lease / 2)),
@@ -124,8 +155,13 @@ impl Plan {
             apart,
             safety: Duration::from_secs(rng.random_range(20..=40)),
             liveness: lease * 4 + grace * 4 + linger + election * 4 + Duration::from_secs(20),
-            fault_every: ms(rng.random_range(800..=4_000)),
+            fault_every: ms(fault_every),
             faults_max: rng.random_range(1..=3),
+            kinds,
+            frail,
+            is_plain,
+            // What little passes at a time waits in the owner when many come at once.
+            backlog: ms(if window * items_max < 100 { 5_000 } else { 0 }),
             sync_time_max: ms([0, 2, 10, 30][rng.random_range(0..4)]),
             edges: rng.random_range(1..=2),
             roamers: rng.random_range(1..=3),

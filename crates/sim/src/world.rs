@@ -105,8 +105,8 @@ impl World {
             network.add(machine.address);
         }
         let allowance = Allowance {
-            propagation: plan.linger + plan.lease + plan.election * 2 + Duration::from_secs(3),
-            departure: plan.lease.max(plan.grace) + plan.election * 2,
+            propagation: plan.linger + plan.backlog + Duration::from_millis(1_500),
+            departure: plan.lease.max(plan.grace) + Duration::from_secs(1),
         };
         let nodes = (0..plan.nodes.len()).map(|_| NodeState {
             disk: MemoryDisk::new(),
@@ -300,6 +300,9 @@ impl World {
         self.start_clients();
         self.run_until(CALM, |_| false);
         self.begin(Phase::Safety);
+        if self.plan.is_plain {
+            self.count("worlds-plain");
+        }
         self.safety();
         self.begin(Phase::Healing);
         self.heal();

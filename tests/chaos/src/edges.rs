@@ -7,7 +7,9 @@ use anyhow::Result;
 use headcount_checker::linear::{Call, Op};
 use headcount_checker::{At, Source, Ticket};
 use headcount_client::{Client, Config, Notice};
-use headcount_model::{Category, EdgeId, Incarnation, Modes, Occupancy, ReportItem};
+use headcount_model::{
+    Category, ChannelName, ConnectionId, EdgeId, Incarnation, Modes, Occupancy, ReportItem,
+};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -368,6 +370,65 @@ pub(crate) async fn load(session: Session, stop: watch::Receiver<bool>) -> Resul
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     Ok(counted)
+}
+
+/// How often a crowd comes and goes.
+const CROWD_TICK: Duration = Duration::from_millis(50);
+
+/// Groups of a crowd: one comes with each tick, and another one leaves.
+const CROWD_GROUPS: usize = 8;
+
+/// Attaches `rate` connections a second to a hundred channels that stay open, and detaches as many,
+/// until told to stop; returns how many were attached. What the ledger would have of it is of no
+/// interest: nobody judges these channels.
+pub(crate) async fn crowd(
+    session: Session,
+    rate: usize,
+    stop: watch::Receiver<bool>,
+) -> Result<u64> {
+    let edge = &session.source.edge;
+    let channels = (0..100).map(|of| format!("crowd:{edge}:{of}").parse());
+    let channels = channels.collect::<Result<Vec<ChannelName>, _>>()?;
+    let report = async |items| {
+        let reported = tokio::time::timeout(PATIENCE, session.client.report(items)).await;
+        Ok::<(), anyhow::Error>(reported??)
+    };
+    let attach = |connection: &ConnectionId, channel: &ChannelName| ReportItem::Attach {
+        connection: connection.clone(),
+        channel: channel.clone(),
+        modes: Modes::DEFAULT,
+    };
+    let host: ConnectionId = "host".parse()?;
+    report(channels.iter().map(|of| attach(&host, of)).collect()).await?;
+    let size = rate * usize::try_from(CROWD_TICK.as_millis())? / 1_000;
+    let mut groups = Vec::new();
+    for group in 0..CROWD_GROUPS {
+        let people = (0..size).map(|of| format!("{group}-{of}").parse());
+        groups.push(people.collect::<Result<Vec<ConnectionId>, _>>()?);
+    }
+    let (mut attached, mut ticks) = (0, tokio::time::interval(CROWD_TICK));
+    for turn in 0.. {
+        ticks.tick().await;
+        if *stop.borrow() {
+            break;
+        }
+        let comes = groups[turn % CROWD_GROUPS]
+            .iter()
+            .zip(channels.iter().cycle());
+        let mut items: Vec<_> = comes.map(|(who, to)| attach(who, to)).collect();
+        attached += items.len() as u64;
+        if turn >= CROWD_GROUPS / 2 {
+            let goes = groups[(turn - CROWD_GROUPS / 2) % CROWD_GROUPS].iter();
+            let goes = goes.zip(channels.iter().cycle());
+            items.extend(goes.map(|(connection, channel)| ReportItem::Detach {
+                connection: connection.clone(),
+                channel: channel.clone(),
+            }));
+        }
+        report(items).await?;
+    }
+    tokio::time::timeout(PATIENCE, session.client.flush()).await??;
+    Ok(attached)
 }
 
 /// Attaches to one new channel after the other until told to stop; returns which, and when.

@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a thing is measured.
 const TIMES: usize = 5;
 
+/// Attaches a second while nodes are restarted, in all regions together.
+const CROWD: usize = 50_000;
+
 /// A watcher that is slow on purpose: what it did not read is rolled up.
 const SLOW: &str = "slow";
 
@@ -503,12 +506,12 @@ async fn rolling(stand: &Stand, found: &mut Found) -> Result<()> {
     let all: Vec<usize> = (0..cluster.nodes.len()).collect();
     stand.counted(&all, "standing:2:99", 1).await?;
 
-    // Load, and a probe that attaches something new all the time.
+    // A crowd, and a probe that attaches something new all the time.
     let (stop, stopped) = watch::channel(false);
     let mut loading = JoinSet::new();
     for region in 0..3 {
         let session = stand.session(&format!("load-{region}"), &cluster.of_region(region))?;
-        loading.spawn(edges::load(session, stopped.clone()));
+        loading.spawn(edges::crowd(session, CROWD / 3, stopped.clone()));
     }
     let probe = stand.session("probe", &cluster.of_region(0))?;
     let probing = tokio::spawn(edges::probe(stand.record.clone(), probe, stopped.clone()));
@@ -530,7 +533,7 @@ async fn rolling(stand: &Stand, found: &mut Found) -> Result<()> {
     }
     let rate = reported as f64 / begun.elapsed().as_secs_f64();
     found.lines.push(format!(
-        "attaches and detaches meanwhile: {rate:.0} a second"
+        "attaches meanwhile: {rate:.0} a second, and as many detaches"
     ));
     let asked = probing.await??;
     let last = asked.last().context("nothing was probed")?.0.clone();
