@@ -51,6 +51,24 @@ fn check_length(what: &'static str, text: &str, max: usize) -> Result<(), NameEr
     Ok(())
 }
 
+/// Returns whether there are only characters from the space to the tilde, eight at a time: nearly all
+/// names are of these, and names come by the million.
+fn is_plain(bytes: &[u8]) -> bool {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    // A high bit where a byte is below the space, above the tilde, or no ASCII. What is carried from
+    // byte to byte comes only from one that is told by itself.
+    let faults = |word: u64| word.wrapping_sub(ONES * 0x20) | word | word.wrapping_add(ONES);
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut found = 0;
+    for word in words {
+        found |= faults(u64::from_le_bytes(*word));
+    }
+    let mut last = [b' '; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    (found | faults(u64::from_le_bytes(last))) & HIGH == 0
+}
+
 /// Checks length, and that every character is an ASCII letter, digit, `-`, `_` or one of `extra`.
 fn check_plain(what: &'static str, text: &str, max: usize, extra: &str) -> Result<(), NameError> {
     check_length(what, text, max)?;
@@ -70,8 +88,7 @@ fn check_plain(what: &'static str, text: &str, max: usize, extra: &str) -> Resul
 /// Checks length, and that no character is a control character.
 fn check_printable(what: &'static str, text: &str, max: usize) -> Result<(), NameError> {
     check_length(what, text, max)?;
-    // Nearly all names are plain, and names come by the million.
-    if text.bytes().all(|byte| (b' '..0x7f).contains(&byte)) {
+    if is_plain(text.as_bytes()) {
         return Ok(());
     }
     match text
@@ -91,9 +108,7 @@ fn check_printable(what: &'static str, text: &str, max: usize) -> Result<(), Nam
 fn check_channel(text: &str) -> Result<(), NameError> {
     const WHAT: &str = "channel name";
     check_length(WHAT, text, CHANNEL_BYTES_MAX)?;
-    // Nearly all names are plain, and names come by the million.
-    let plain = text.bytes().all(|byte| (b' '..0x7f).contains(&byte));
-    if plain && !text.starts_with(['[', ':', ',', ' ']) {
+    if is_plain(text.as_bytes()) && !matches!(text.as_bytes()[0], b'[' | b':' | b',' | b' ') {
         return Ok(());
     }
     for (at, character) in text.char_indices() {
@@ -333,6 +348,19 @@ mod tests {
                 max: 2048
             })
         );
+    }
+
+    #[test]
+    fn plain_bytes_are_found_at_every_place() {
+        for length in 0..20 {
+            for at in 0..length {
+                for byte in 0..=u8::MAX {
+                    let mut bytes = vec![b'~'; length];
+                    bytes[at] = byte;
+                    assert_eq!(is_plain(&bytes), (b' '..=b'~').contains(&byte), "{bytes:?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -188,10 +188,9 @@ impl Occupancy {
     /// Returns whether going from `self` to `next` is a crossing: some category goes 0 ↔ non-zero.
     #[must_use]
     pub fn crosses(&self, next: &Self) -> bool {
-        self.0
-            .iter()
-            .zip(&next.0)
-            .any(|(from, to)| (*from == 0) != (*to == 0))
+        // Asked of each attach: without branches, all categories at once.
+        let both = self.0.iter().zip(&next.0);
+        both.fold(false, |any, (from, to)| any | ((*from == 0) != (*to == 0)))
     }
 
     fn zip(self, other: Self, combine: impl Fn(u32, u32) -> u32) -> Self {

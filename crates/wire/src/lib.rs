@@ -5,8 +5,10 @@
 //! `From`, inward with `TryFrom` and an error that names the field.
 
 mod control;
+mod entry;
 mod error;
 mod feed;
+mod fields;
 mod gossip;
 mod journal;
 mod names;
@@ -22,6 +24,7 @@ pub use control::{
     decode_control_command, decode_control_reply, decode_control_snapshot, encode_control_command,
     encode_control_reply, encode_control_snapshot,
 };
+pub use entry::{decode_entry, encode_entry};
 pub use error::WireError;
 pub use feed::{put_watch_item, put_watch_request, take_watch_item, take_watch_request};
 pub use gossip::{LoggedMark, Parcel, ParcelBody, decode_parcels, encode_parcels};
@@ -34,7 +37,6 @@ pub use report::{
     REPORT_PROTOCOL, ReceivedBatch, ReportReceived, put_hello, put_item, put_refusal, put_welcome,
     take_hello, take_item, take_refusal_code, take_report_request, take_welcome,
 };
-pub use shard::{decode_entry, encode_entry};
 pub use snapshot::{decode_snapshot, encode_snapshot};
 
 /// Generated types and services, one module per protobuf package.

@@ -1,7 +1,7 @@
 //! Channels told once and referred to by number after that.
 
-use std::collections::HashMap;
-
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 use headcount_model::{ChannelKey, Occupancy};
 
 use crate::error::{WireError, named};
@@ -10,10 +10,22 @@ use crate::proto::storage::v1::ChannelName;
 /// Most names that a table holds between resets; what one costs is bounded by its length.
 pub const NAMES_MAX: usize = 65_536;
 
+/// Gives channels the numbers by which a message refers to them.
+pub(crate) trait Numbers<'a> {
+    /// Returns the number of a channel, noting its name to be told if it is new.
+    fn number(&mut self, channel: &'a ChannelKey) -> u32;
+}
+
+impl Numbers<'_> for NameWriter {
+    fn number(&mut self, channel: &ChannelKey) -> u32 {
+        Self::number(self, channel)
+    }
+}
+
 /// The writing side of a table of names.
 #[derive(Debug, Default)]
 pub struct NameWriter {
-    numbers: HashMap<ChannelKey, u32>,
+    numbers: HashMap<ChannelKey, u32, RandomState>,
     last_app: String,
     /// Names that are not told yet.
     fresh: Vec<ChannelName>,
@@ -72,27 +84,33 @@ impl NameReader {
     /// # Errors
     /// [`WireError`] if one breaks its rules, the first lacks its app, or there are too many.
     pub fn add(&mut self, names: Vec<ChannelName>) -> Result<(), WireError> {
-        if self.names.len() + names.len() > NAMES_MAX {
-            let value = (self.names.len() + names.len()) as u64;
+        for name in names {
+            self.add_one(&name.app, &name.name)?;
+        }
+        Ok(())
+    }
+
+    /// Adds a name; no app means that of the name before.
+    pub(crate) fn add_one(&mut self, app: &str, name: &str) -> Result<(), WireError> {
+        if self.names.len() == NAMES_MAX {
+            let value = NAMES_MAX as u64 + 1;
             return Err(WireError::Range {
                 field: "names",
                 value,
             });
         }
-        for name in names {
-            let key = match (name.app.as_str(), self.names.last()) {
-                ("", Some(last)) => {
-                    let name = headcount_model::ChannelName::new(&name.name);
-                    ChannelKey {
-                        app: last.app.clone(),
-                        name: name.map_err(named("names.name"))?,
-                    }
+        let key = match (app, self.names.last()) {
+            ("", Some(last)) => {
+                let name = headcount_model::ChannelName::new(name);
+                ChannelKey {
+                    app: last.app.clone(),
+                    name: name.map_err(named("names.name"))?,
                 }
-                ("", None) => return Err(WireError::Missing("names.app")),
-                (app, _) => ChannelKey::new(app, &name.name).map_err(named("names"))?,
-            };
-            self.names.push(key);
-        }
+            }
+            ("", None) => return Err(WireError::Missing("names.app")),
+            (app, _) => ChannelKey::new(app, name).map_err(named("names"))?,
+        };
+        self.names.push(key);
         Ok(())
     }
 
@@ -116,12 +134,13 @@ impl NameReader {
 
 /// Returns counts without their trailing zeros.
 pub(crate) fn put_counts(occupancy: &Occupancy) -> Vec<u32> {
-    let counts = occupancy.counts();
-    let used = counts
-        .iter()
-        .rposition(|count| *count > 0)
-        .map_or(0, |last| last + 1);
-    counts[..used].to_vec()
+    occupancy.counts()[..used_counts(occupancy)].to_vec()
+}
+
+/// Returns how many counts there are before the trailing zeros.
+pub(crate) fn used_counts(occupancy: &Occupancy) -> usize {
+    let last = occupancy.counts().iter().rposition(|count| *count > 0);
+    last.map_or(0, |last| last + 1)
 }
 
 /// Reads counts; what was left out is zero.

@@ -1,18 +1,15 @@
-//! What a shard's log holds: commands and entries.
+//! What the commands of a shard's log are made of, as other messages hold it too.
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use headcount_model::{
-    Batch, Claim, Command, Entry, Fence, Incarnation, NodeId, OwnerRef, Pacing, RegionName,
-    Register, Tail, Timestamp, Transition,
+    Batch, Claim, Fence, Incarnation, NodeId, OwnerRef, Pacing, RegionName, Register, Tail,
+    Timestamp, Transition,
 };
-use prost::Message;
 
 use crate::error::{WireError, named, required};
-use crate::names::{NameReader, NameWriter, put_counts, take_counts};
+use crate::names::{NameReader, Numbers, put_counts, take_counts};
 use crate::proto::storage::v1 as proto;
-use crate::proto::storage::v1::shard_command::Command as ProtoCommand;
 
 /// The format of entries, snapshots and journal entries that this release writes and reads.
 pub(crate) const FORMAT: u32 = 1;
@@ -30,75 +27,11 @@ pub(crate) fn check_format(what: &'static str, format: u32) -> Result<(), WireEr
     }
 }
 
-/// Encodes an entry as a raft command.
-#[must_use]
-pub fn encode_entry(entry: &Entry) -> Bytes {
-    let mut names = NameWriter::default();
-    let commands = entry.commands.iter();
-    let commands = commands
-        .map(|command| put_command(command, &mut names))
-        .collect();
-    let entry = proto::ShardEntry {
-        format: FORMAT,
-        stamp_ms: entry.stamp.0,
-        coordinator: entry.coordinator.as_str().to_owned(),
-        channels: names.take_fresh(),
-        commands,
-    };
-    entry.encode_to_vec().into()
-}
-
-/// Decodes what [`encode_entry`] made, of this or an earlier release.
-///
-/// # Errors
-/// [`WireError`] names what cannot be understood.
-pub fn decode_entry(bytes: &[u8]) -> Result<Entry, WireError> {
-    let decoded = proto::ShardEntry::decode(bytes);
-    let entry = decoded.map_err(|error| decode_error("shard entry", &error))?;
-    check_format("shard entry", entry.format)?;
-    let mut names = NameReader::default();
-    names.add(entry.channels)?;
-    let commands = entry
-        .commands
-        .into_iter()
-        .map(|command| take_command(command, &names));
-    Ok(Entry {
-        stamp: Timestamp(entry.stamp_ms),
-        coordinator: RegionName::new(&entry.coordinator).map_err(named("coordinator"))?,
-        commands: commands.collect::<Result<_, _>>()?,
-    })
-}
-
 pub(crate) fn decode_error(what: &'static str, error: &prost::DecodeError) -> WireError {
     WireError::Decode {
         what,
         reason: error.to_string(),
     }
-}
-
-fn put_command(command: &Command, names: &mut NameWriter) -> proto::ShardCommand {
-    let command = match command {
-        Command::Claim(claim) => ProtoCommand::Claim(put_claim(claim, names)),
-        Command::Batch(batch) => ProtoCommand::Batch(put_batch(batch, names)),
-        Command::ExpireRegion(owner) => ProtoCommand::ExpireRegion(put_owner(owner)),
-        Command::Settled(owner) => ProtoCommand::Settled(put_owner(owner)),
-        Command::Configure(pacing) => ProtoCommand::Configure(put_pacing(pacing)),
-        Command::Tick => ProtoCommand::Tick(proto::Tick {}),
-    };
-    proto::ShardCommand {
-        command: Some(command),
-    }
-}
-
-fn take_command(command: proto::ShardCommand, names: &NameReader) -> Result<Command, WireError> {
-    Ok(match required("command", command.command)? {
-        ProtoCommand::Claim(claim) => Command::Claim(take_claim(claim, names)?),
-        ProtoCommand::Batch(batch) => Command::Batch(take_batch(batch, names)?),
-        ProtoCommand::ExpireRegion(owner) => Command::ExpireRegion(take_owner(Some(owner))?),
-        ProtoCommand::Settled(owner) => Command::Settled(take_owner(Some(owner))?),
-        ProtoCommand::Configure(pacing) => Command::Configure(take_pacing(pacing)),
-        ProtoCommand::Tick(proto::Tick {}) => Command::Tick,
-    })
 }
 
 pub(crate) fn put_owner(owner: &OwnerRef) -> proto::Owner {
@@ -133,8 +66,8 @@ pub(crate) fn take_pacing(pacing: proto::Pacing) -> Pacing {
     }
 }
 
-pub(crate) fn put_claim(claim: &Claim, names: &mut NameWriter) -> proto::Claim {
-    let mut tail = |tail: &Tail| {
+pub(crate) fn put_claim<'a>(claim: &'a Claim, names: &mut impl Numbers<'a>) -> proto::Claim {
+    let mut tail = |tail: &'a Tail| {
         let transitions = tail.transitions.iter();
         let transitions = transitions
             .map(|told| put_transition(told, names))
@@ -176,7 +109,7 @@ pub(crate) fn take_claim(claim: proto::Claim, names: &NameReader) -> Result<Clai
     })
 }
 
-pub(crate) fn put_batch(batch: &Batch, names: &mut NameWriter) -> proto::Batch {
+pub(crate) fn put_batch<'a>(batch: &'a Batch, names: &mut impl Numbers<'a>) -> proto::Batch {
     let transitions = batch.transitions.iter();
     let transitions = transitions
         .map(|told| put_transition(told, names))
@@ -219,7 +152,10 @@ pub(crate) fn take_batch(batch: proto::Batch, names: &NameReader) -> Result<Batc
     })
 }
 
-pub(crate) fn put_transition(told: &Transition, names: &mut NameWriter) -> proto::Transition {
+pub(crate) fn put_transition<'a>(
+    told: &'a Transition,
+    names: &mut impl Numbers<'a>,
+) -> proto::Transition {
     proto::Transition {
         number: told.number,
         channel: names.number(&told.channel),

@@ -168,11 +168,11 @@ enum Kind {
 }
 
 impl ReportItems {
-    /// Makes an empty list with room for that many items.
+    /// Makes an empty list with room for that many items, whose names have that many bytes.
     #[must_use]
-    pub fn with_capacity(items: usize) -> Self {
+    pub fn with_capacity(items: usize, bytes: usize) -> Self {
         Self {
-            text: String::new(),
+            text: String::with_capacity(bytes),
             packed: Vec::with_capacity(items),
             counts: Vec::new(),
         }

@@ -274,7 +274,7 @@ impl<G: Grant> Stream<G> {
         if self.grant.may_report_all() || batch.items.iter().all(may) {
             return (batch, refused);
         }
-        let mut permitted = ReportItems::with_capacity(batch.items.len());
+        let mut permitted = ReportItems::with_capacity(batch.items.len(), 0);
         let mut not_permitted = Vec::new();
         for (item, change) in (0..).zip(batch.items.iter()) {
             if let (false, Some(channel)) = (may(change), change.channel()) {

@@ -11,6 +11,7 @@ use headcount_model::{
 use prost::Message as _;
 
 use crate::error::WireError;
+use crate::fields::{Fields, Value};
 use crate::proto::report::v1 as pb;
 use crate::proto::types::v1 as types;
 
@@ -75,7 +76,8 @@ fn take_batch(bytes: &[u8]) -> Result<ReceivedBatch, WireError> {
                 if received.total == 0 {
                     // Items of one batch resemble each other.
                     let rest = bytes.len() / item.len().max(1);
-                    received.batch.items = ReportItems::with_capacity(rest.min(ITEMS_AHEAD));
+                    received.batch.items =
+                        ReportItems::with_capacity(rest.min(ITEMS_AHEAD), bytes.len());
                 }
                 let index = u32::try_from(received.total).map_err(|_| malformed("too long"))?;
                 received.total += 1;
@@ -227,88 +229,18 @@ fn text(bytes: &[u8]) -> Result<&str, WireError> {
     std::str::from_utf8(bytes).map_err(|_| malformed("a name is not UTF-8"))
 }
 
-fn malformed<R: ToString + ?Sized>(reason: &R) -> WireError {
-    WireError::Decode {
-        what: "report request",
-        reason: reason.to_string(),
-    }
-}
-
-/// What a field holds.
-enum Value<'a> {
-    Varint(u64),
-    Bytes(&'a [u8]),
-    /// Four or eight bytes; no field of ours.
-    Fixed,
-}
-
 /// The fields of a message, in order, each with its number.
+#[inline]
 fn fields(bytes: &[u8]) -> Fields<'_> {
-    Fields { rest: bytes }
+    Fields::new(WHAT, bytes)
 }
 
-struct Fields<'a> {
-    rest: &'a [u8],
+#[cold]
+fn malformed<R: ToString + ?Sized>(reason: &R) -> WireError {
+    Fields::malformed(WHAT, reason)
 }
 
-impl<'a> Iterator for Fields<'a> {
-    type Item = Result<(u32, Value<'a>), WireError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.is_empty() {
-            return None;
-        }
-        let field = self.field();
-        if field.is_err() {
-            self.rest = &[];
-        }
-        Some(field)
-    }
-}
-
-impl<'a> Fields<'a> {
-    fn field(&mut self) -> Result<(u32, Value<'a>), WireError> {
-        let key = self.varint()?;
-        let key = u32::try_from(key).map_err(|_| malformed("a field number is too high"))?;
-        let number = key >> 3;
-        if number == 0 {
-            return Err(malformed("a field has the number 0"));
-        }
-        let value = match key & 7 {
-            0 => Value::Varint(self.varint()?),
-            1 => self.split(8).map(|_| Value::Fixed)?,
-            2 => {
-                let length = usize::try_from(self.varint()?);
-                Value::Bytes(self.split(length.unwrap_or(usize::MAX))?)
-            }
-            5 => self.split(4).map(|_| Value::Fixed)?,
-            _ => return Err(malformed("a field has a type that is not used")),
-        };
-        Ok((number, value))
-    }
-
-    fn split(&mut self, length: usize) -> Result<&'a [u8], WireError> {
-        let split = self.rest.split_at_checked(length);
-        let (field, rest) = split.ok_or_else(|| malformed("it ends in the middle of a field"))?;
-        self.rest = rest;
-        Ok(field)
-    }
-
-    fn varint(&mut self) -> Result<u64, WireError> {
-        let mut value = 0;
-        for (at, byte) in self.rest.iter().take(10).enumerate() {
-            value |= u64::from(byte & 0x7f) << (7 * at);
-            if byte & 0x80 == 0 {
-                if at == 9 && *byte > 1 {
-                    break;
-                }
-                self.rest = &self.rest[at + 1..];
-                return Ok(value);
-            }
-        }
-        Err(malformed("a number does not end"))
-    }
-}
+const WHAT: &str = "report request";
 
 #[cfg(test)]
 mod tests {
