@@ -7,8 +7,8 @@ use headcount_model::control::OCCUPANCY_INTERVAL_MAX;
 use headcount_model::mutants::Mutant;
 use headcount_model::{
     AppId, Batch, ChannelKey, ChannelName, Claim, Command, Entry, Event, EventId, EventKind, Fence,
-    Logged, LoggedEvent, Mark, Occupancy, OwnerRef, Pacing, Position, RegionName, Timestamp,
-    Transition,
+    Logged, LoggedEvent, Mark, Occupancy, OwnerRef, Pacing, Position, RegionName, Register,
+    Timestamp, Transition,
 };
 
 use crate::channel::{Channel, Told};
@@ -152,7 +152,7 @@ impl Shard {
         }
         self.mark_number(run, at, before);
         for register in batch.registers {
-            self.register(run, at, &register.channel, register.occupancy);
+            self.register(run, at, register);
         }
         Outcome::Done
     }
@@ -201,7 +201,7 @@ impl Shard {
         counts: Option<Occupancy>,
         regional: Draft,
     ) {
-        run.touch(self, key);
+        run.touch(self.channel(key), key.clone());
         let (coordinator, stamp) = (run.coordinator.clone(), run.stamp);
         let channels = self.apps.entry(key.app.clone()).or_default();
         let (kind, occupancy) = if let Some(counts) = counts {
@@ -237,16 +237,14 @@ impl Shard {
     }
 
     /// Changes counts, never activity: a register of a channel that is inactive there is void.
-    fn register(&mut self, run: &mut Run, at: RegionIndex, key: &ChannelKey, counts: Occupancy) {
-        if self
-            .channel(key)
-            .and_then(|channel| channel.regional(at))
-            .is_none()
-        {
-            return;
+    fn register(&mut self, run: &mut Run, at: RegionIndex, register: Register) {
+        let Register { channel, occupancy } = register;
+        let channels = self.apps.get_mut(&channel.app);
+        let held = channels.and_then(|channels| channels.get_mut(&channel.name));
+        if let Some(held) = held.filter(|held| held.regional(at).is_some()) {
+            run.touch(Some(held), channel);
+            held.set(at, occupancy);
         }
-        run.touch(self, key);
-        self.channel_mut(key).set(at, counts);
     }
 
     /// R5: ends the fence at once, then takes the region's counts away chunk by chunk.
@@ -358,7 +356,7 @@ impl Shard {
             .take_while(|(until, _)| *until <= stamp)
             .take(DUE_CHUNK)
         {
-            run.touch(self, key);
+            run.touch(self.channel(key), key.clone());
         }
         Outcome::Done
     }
@@ -376,13 +374,20 @@ impl Shard {
                 .told
                 .map_or(touched.occupancy, |told| told.occupancy);
             touched.tell = occupancy != last && (last.crosses(&occupancy) || held <= run.stamp);
-            touched.occupancy = occupancy;
-            if touched.tell && channel.is_some() {
+            let before = std::mem::replace(&mut touched.occupancy, occupancy);
+            let Some(channel) = channel else { continue };
+            let told = if touched.tell {
                 let until = run.stamp.after(self.pacing.occupancy_interval);
-                self.set_told(key, Some(Told { occupancy, until }));
-            } else if channel.is_some() {
+                Some(Told { occupancy, until })
+            } else {
                 // A closed and reopened channel has lost what was told of its former life.
-                self.set_told(key, touched.told.filter(|told| told.until > run.stamp));
+                touched.told.filter(|told| told.until > run.stamp)
+            };
+            // Of a busy channel something was told before and something waits already.
+            let pends = |occupancy| told.is_some_and(|told| told.occupancy != occupancy);
+            let stays = told == touched.told && told.as_ref() == channel.told.as_deref();
+            if !stays || pends(before) != pends(occupancy) {
+                self.set_told(key, told);
             }
         }
     }
@@ -455,7 +460,8 @@ impl Shard {
             });
         }
         for (key, facts) in touched {
-            if self.channel(&key).is_some() {
+            let has_events = facts.tell || facts.last.is_some();
+            if has_events && self.channel(&key).is_some() {
                 self.channel_mut(&key).previous = facts.previous.unwrap_or_default();
             }
         }
@@ -607,12 +613,8 @@ struct Touched {
 
 impl Run {
     /// Notes how a channel was before the entry changes it.
-    fn touch(&mut self, shard: &Shard, key: &ChannelKey) {
-        if self.touched.contains_key(key) {
-            return;
-        }
-        let channel = shard.channel(key);
-        let touched = Touched {
+    fn touch(&mut self, channel: Option<&Channel>, key: ChannelKey) {
+        self.touched.entry(key).or_insert_with(|| Touched {
             occupancy: channel.map_or(Occupancy::ZERO, Channel::occupancy),
             told: channel.and_then(|channel| channel.told.as_deref().copied()),
             previous: channel
@@ -621,8 +623,7 @@ impl Run {
             last: None,
             closed: false,
             tell: false,
-        };
-        self.touched.insert(key.clone(), touched);
+        });
     }
 
     fn draft(&mut self, key: &ChannelKey, draft: Draft) {
