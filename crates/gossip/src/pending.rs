@@ -103,31 +103,44 @@ impl Pending {
             }
             room -= 1;
         }
-        // A register may not overtake a transition of its channel (R2).
+        contents.registers = self.take_registers(room, bytes);
+        contents
+    }
+
+    /// Takes up to `room` registers and `bytes` bytes off the front, save those of channels whose
+    /// transitions wait: a register may not overtake a transition of its channel (R2).
+    fn take_registers(&mut self, room: usize, mut bytes: usize) -> Vec<Register> {
         let waiting: BTreeSet<ChannelKey> = self
             .transitions
             .iter()
             .map(|transition| transition.channel.clone())
             .collect();
-        let mut ready = Vec::new();
-        for channel in self
-            .registers
-            .keys()
-            .filter(|channel| !waiting.contains(*channel))
-        {
+        let mut fits = 0;
+        let ready = |channel: &&ChannelKey| waiting.is_empty() || !waiting.contains(*channel);
+        let mut keys = self.registers.keys().filter(ready);
+        let rest = loop {
+            let Some(channel) = keys.next() else {
+                break None;
+            };
             let weight = weight(channel);
-            if ready.len() == room || weight > bytes {
-                break;
+            if fits == room || weight > bytes {
+                break Some(channel.clone());
             }
             bytes -= weight;
-            ready.push(channel.clone());
-        }
-        for channel in ready {
-            if let Some(occupancy) = self.registers.remove(&channel) {
-                contents.registers.push(Register { channel, occupancy });
+            fits += 1;
+        };
+        // Mostly all are taken, and a tree is taken apart faster than it is searched.
+        let rest = rest.map(|first| self.registers.split_off(&first));
+        let taken = std::mem::replace(&mut self.registers, rest.unwrap_or_default());
+        let mut registers = Vec::with_capacity(fits);
+        for (channel, occupancy) in taken {
+            if ready(&&channel) {
+                registers.push(Register { channel, occupancy });
+            } else {
+                self.registers.insert(channel, occupancy);
             }
         }
-        contents
+        registers
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use headcount_model::mutants::Mutant;
 use headcount_model::{
     ChannelKey, Fence, GatewayAck, GatewayItem, GatewayUpdate, Incarnation, Monotonic, NodeId, Now,
-    Occupancy, RegionName, ShardId, Stage, Transition,
+    Occupancy, RegionName, ShardId, SourceId, Stage, Transition,
 };
 
 use crate::sources::{SourceIndex, Sources};
@@ -50,6 +50,16 @@ struct Gateway {
     complete: bool,
     /// Its recovery time is over: what it lacks is gone.
     recovered: bool,
+}
+
+/// Who says an update's items.
+struct Speaker {
+    node: NodeId,
+    incarnation: Incarnation,
+    stream: u64,
+    /// The source of the last register, and where it is: mostly that of the next one too. Forgotten
+    /// with every item that may take sources out.
+    last: Option<(SourceId, SourceIndex)>,
 }
 
 impl Owner {
@@ -190,9 +200,15 @@ impl Owner {
         }
         if sequence == gateway.sequence + 1 {
             gateway.sequence = sequence;
-            let mut touched = Vec::new();
+            let mut touched = Vec::with_capacity(items.len());
+            let mut speaker = Speaker {
+                node,
+                incarnation,
+                stream,
+                last: None,
+            };
             for item in items {
-                self.item(now, node, incarnation, stream, item, &mut touched);
+                self.item(now, &mut speaker, item, &mut touched);
             }
             self.decide(now, touched, effects);
         }
@@ -209,21 +225,32 @@ impl Owner {
     fn item(
         &mut self,
         now: Now,
-        node: NodeId,
-        incarnation: Incarnation,
-        stream: u64,
+        speaker: &mut Speaker,
         item: GatewayItem,
         touched: &mut Vec<ChannelKey>,
     ) {
+        let Speaker {
+            node,
+            incarnation,
+            stream,
+            ..
+        } = *speaker;
         match item {
             GatewayItem::Register {
                 source,
                 channel,
                 occupancy,
             } => {
-                let Some(source) = self.sources.admit(&source, node, incarnation) else {
+                let known = speaker.last.as_ref().filter(|(last, _)| *last == source);
+                let known = known.map(|(_, index)| *index);
+                let admitted = known.or_else(|| self.sources.admit(&source, node, incarnation));
+                let Some(index) = admitted else {
                     return;
                 };
+                if known.is_none() {
+                    speaker.last = Some((source, index));
+                }
+                let source = index;
                 let registered = Registered {
                     source,
                     stream: tag(stream),
@@ -233,6 +260,7 @@ impl Owner {
                 touched.push(channel);
             }
             GatewayItem::SourceComplete(source) => {
+                speaker.last = None;
                 let Some(source) = self.sources.admit(&source, node, incarnation) else {
                     return;
                 };
@@ -249,6 +277,7 @@ impl Owner {
                 }
             }
             GatewayItem::SourceEnded(source) => {
+                speaker.last = None;
                 let Some(source) = self.sources.admit(&source, node, incarnation) else {
                     return;
                 };
@@ -256,10 +285,12 @@ impl Owner {
             }
             GatewayItem::Activity(channel) => self.renew(now, &channel),
             GatewayItem::StreamComplete => {
+                speaker.last = None;
                 self.gateway(node).complete = true;
                 self.drop_unmentioned(node, incarnation, stream, touched);
             }
             GatewayItem::Recovered => {
+                speaker.last = None;
                 self.gateway(node).recovered = true;
                 self.drop_orphans(node, incarnation, touched);
             }
@@ -414,14 +445,15 @@ impl Owner {
             if activates {
                 self.transition(now, &key, true, sum, effects);
             }
-            if changes {
-                effects.push(Effect::Register {
-                    channel: key.clone(),
-                    occupancy: sum,
-                    crossing,
-                });
-            }
-            if !rests {
+            let register = |channel| Effect::Register {
+                channel,
+                occupancy: sum,
+                crossing,
+            };
+            if rests {
+                effects.extend(changes.then(|| register(key)));
+            } else {
+                effects.extend(changes.then(|| register(key.clone())));
                 self.linger(now, &key, lingers, effects);
             }
         }
