@@ -23,6 +23,9 @@ pub(crate) enum Attachments {
     Many(BTreeMap<Place, Attachment>),
 }
 
+/// For how many more attachments room is made with the second.
+const MORE: usize = 3;
+
 /// Most attachments that are kept in a row.
 const FEW_MAX: usize = 128;
 
@@ -52,6 +55,10 @@ impl Attachments {
     pub(crate) fn insert(&mut self, place: Place, attachment: Attachment) {
         match self {
             Self::Few(few) if few.len() < FEW_MAX => {
+                if few.len() == 1 {
+                    // Whoever is attached to two channels is often attached to more.
+                    few.reserve_exact(MORE);
+                }
                 let index = few.partition_point(|(at, _)| *at < place);
                 few.insert(index, (place, attachment));
             }

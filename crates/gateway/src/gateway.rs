@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use headcount_model::{
     AppId, ChannelKey, EdgeId, Fence, GatewayAck, GatewayItem, GatewayUpdate, Hello, Incarnation,
-    Monotonic, NodeId, Now, Occupancy, Refusal, ReportAck, ReportBatch, ReportChange, ReportItem,
-    SHARDS_MAX, SessionError, ShardId, SourceId, Stage, Welcome,
+    Monotonic, NodeId, Now, Occupancy, Refusal, ReportAck, ReportBatch, ReportItem, SHARDS_MAX,
+    SessionError, ShardId, SourceId, Stage, Welcome,
 };
 
 use crate::config::Config;
@@ -236,7 +236,7 @@ impl Gateway {
         let source = session.source;
         let ack = ReportAck {
             sequence: batch.sequence,
-            refusals: apply_all(&mut self.table, source, batch.items.iter()),
+            refusals: self.table.apply_all(source, batch.items.iter()),
         };
         let session = self.sessions.slots.at_mut(number);
         session.last_sequence = batch.sequence;
@@ -283,7 +283,8 @@ impl Gateway {
             .clients
             .entry(app)
             .or_insert_with_key(|app| table.open_source(SourceId::Clients, app.clone()));
-        apply_all(table, source, items.iter().map(ReportItem::as_change))
+        self.table
+            .apply_all(source, items.iter().map(ReportItem::as_change))
     }
 
     fn owner(&mut self, now: Now, shard: ShardId, fence: Fence, effects: &mut Vec<Effect>) {
@@ -555,24 +556,6 @@ fn told(effect: &Effect) -> usize {
         | Effect::Close { .. }
         | Effect::ClientsAck { .. } => 0,
     }
-}
-
-/// Counts items in order; returns those that were refused.
-fn apply_all<'a>(
-    table: &mut Table,
-    source: u32,
-    items: impl Iterator<Item = ReportChange<'a>>,
-) -> Vec<Refusal> {
-    let mut refusals = Vec::new();
-    for (index, item) in (0..).zip(items) {
-        if let Err(reason) = table.apply(source, item) {
-            refusals.push(Refusal {
-                item: index,
-                reason,
-            });
-        }
-    }
-    refusals
 }
 
 /// Names a session's source for the whole region: two apps may have edges of one name.

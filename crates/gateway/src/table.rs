@@ -9,7 +9,7 @@ use hashbrown::HashTable;
 use headcount_model::mutants::Mutant;
 use headcount_model::{
     AppId, COUNT_MAX, Category, ChannelKey, CompactOccupancy, ConnectionId, GatewayItem, MemberId,
-    Modes, NameError, Occupancy, RefusalReason, ReportChange, ShardMap, SourceId,
+    Modes, NameError, Occupancy, Refusal, RefusalReason, ReportChange, ShardMap, SourceId,
 };
 use smallvec::SmallVec;
 
@@ -52,6 +52,9 @@ struct Source {
     connections: Slab<Connection>,
     /// Numbers of connections by id.
     connection_ids: HashTable<u32>,
+    /// The connection that was looked for last, if it is still there: mostly the next item is about
+    /// it too.
+    last_connection: Option<u32>,
     /// Members by number of the connection and place; ascending, never empty.
     members: BTreeMap<(u32, Place), SmallVec<[MemberId; 1]>>,
 }
@@ -68,6 +71,8 @@ pub(crate) struct Table {
     pub(crate) urgent: Vec<u16>,
     sources: Slab<Source>,
     names: FixedState,
+    /// How many registers were freed, so that a place which was found before is known to hold.
+    freed: u64,
     /// Sum of what the sources have.
     entries: usize,
     entries_max: usize,
@@ -83,6 +88,7 @@ impl Table {
             urgent: Vec::new(),
             sources: Slab::new(),
             names: FixedState::with_seed(config.hash_seed),
+            freed: 0,
             entries: 0,
             entries_max: config.entries_max,
             activity_max: config.activity_max,
@@ -103,6 +109,7 @@ impl Table {
             channels: HashTable::new(),
             connections: Slab::new(),
             connection_ids: HashTable::new(),
+            last_connection: None,
             members: BTreeMap::new(),
         })
     }
@@ -163,10 +170,46 @@ impl Table {
         }
     }
 
-    /// Counts one item of a source; what it refuses changed nothing.
-    pub(crate) fn apply(
+    /// Counts items of a source in order; returns those that were refused, which changed nothing.
+    pub(crate) fn apply_all<'a>(
         &mut self,
         source: u32,
+        items: impl Iterator<Item = ReportChange<'a>>,
+    ) -> Vec<Refusal> {
+        let mut refusals = Vec::new();
+        let mut items = (0..).zip(items).peekable();
+        let mut ahead: SmallVec<[_; LOOK_AHEAD]> = SmallVec::new();
+        while items.peek().is_some() {
+            let look = |(index, item): (u32, ReportChange<'a>)| {
+                let channel = item.channel();
+                (
+                    index,
+                    item,
+                    channel.and_then(|name| self.find(source, name)),
+                )
+            };
+            ahead.extend(items.by_ref().take(LOOK_AHEAD).map(look));
+            let freed = self.freed;
+            for (index, item, place) in ahead.drain(..) {
+                // What was not there may have come since, and what was there may have gone.
+                let place = place.filter(|_| self.freed == freed);
+                let place = place.or_else(|| self.find(source, item.channel()?));
+                if let Err(reason) = self.apply(source, place, item) {
+                    refusals.push(Refusal {
+                        item: index,
+                        reason,
+                    });
+                }
+            }
+        }
+        refusals
+    }
+
+    /// Counts one item of a source, whose register of the item's channel is at `place`, if it has one.
+    fn apply(
+        &mut self,
+        source: u32,
+        place: Option<Place>,
         item: ReportChange<'_>,
     ) -> Result<(), RefusalReason> {
         match item {
@@ -174,32 +217,29 @@ impl Table {
                 connection,
                 channel,
                 modes,
-            } => self.attach(source, connection, channel, modes),
-            ReportChange::Detach {
-                connection,
-                channel,
-            } => {
-                self.detach(source, connection, channel);
+            } => self.attach(source, place, connection, channel, modes),
+            ReportChange::Detach { connection, .. } => {
+                self.detach(source, place, connection);
                 Ok(())
             }
             ReportChange::PresenceEnter {
                 connection,
                 channel,
                 member,
-            } => self.enter(source, connection, channel, member),
+            } => self.enter(source, place, connection, channel, member),
             ReportChange::PresenceLeave {
-                connection,
-                channel,
-                member,
+                connection, member, ..
             } => {
-                self.leave(source, connection, channel, member);
+                self.leave(source, place, connection, member);
                 Ok(())
             }
             ReportChange::ConnectionClosed { connection } => {
                 self.close_connection(source, connection);
                 Ok(())
             }
-            ReportChange::Counts { channel, occupancy } => self.count(source, channel, occupancy),
+            ReportChange::Counts { channel, occupancy } => {
+                self.count(source, place, channel, occupancy)
+            }
             ReportChange::Activity { channel } => self.note_activity(source, channel),
         }
     }
@@ -207,11 +247,11 @@ impl Table {
     fn attach(
         &mut self,
         source: u32,
+        place: Option<Place>,
         connection: &str,
         channel: &str,
         modes: Modes,
     ) -> Result<(), RefusalReason> {
-        let place = self.find(source, channel);
         if let Some(place) = place
             && self.register(place).state.counted
         {
@@ -250,9 +290,9 @@ impl Table {
         Ok(())
     }
 
-    fn detach(&mut self, source: u32, connection: &str, channel: &str) {
-        let found = self.find_both(source, connection, channel);
-        let Some((number, place)) = found else {
+    fn detach(&mut self, source: u32, place: Option<Place>, connection: &str) {
+        let number = self.find_connection(source, connection);
+        let (Some(number), Some(place)) = (number, place) else {
             return;
         };
         let held = self.sources.at_mut(source).connections.at_mut(number);
@@ -286,11 +326,12 @@ impl Table {
     fn enter(
         &mut self,
         source: u32,
+        place: Option<Place>,
         connection: &str,
         channel: &str,
         member: &str,
     ) -> Result<(), RefusalReason> {
-        let found = self.find_both(source, connection, channel);
+        let found = self.find_connection(source, connection).zip(place);
         let attachment = found.and_then(|(number, place)| {
             let held = self.sources.at_mut(source).connections.at_mut(number);
             let attachment = held.attachments.get_mut(place).copied()?;
@@ -328,8 +369,9 @@ impl Table {
         Ok(())
     }
 
-    fn leave(&mut self, source: u32, connection: &str, channel: &str, member: &str) {
-        let Some((number, place)) = self.find_both(source, connection, channel) else {
+    fn leave(&mut self, source: u32, place: Option<Place>, connection: &str, member: &str) {
+        let number = self.find_connection(source, connection);
+        let (Some(number), Some(place)) = (number, place) else {
             return;
         };
         let from = self.sources.at_mut(source);
@@ -355,6 +397,7 @@ impl Table {
     fn count(
         &mut self,
         source: u32,
+        place: Option<Place>,
         channel: &str,
         occupancy: Occupancy,
     ) -> Result<(), RefusalReason> {
@@ -365,7 +408,6 @@ impl Table {
                 count: occupancy.get(category),
             });
         }
-        let place = self.find(source, channel);
         let (is_counted, is_attached) = place.map_or((false, false), |place| {
             let register = self.register(place);
             let is_counted = register.state.counted;
@@ -488,6 +530,7 @@ impl Table {
             names,
             ..
         } = self;
+        self.freed += 1;
         let shard = &mut shards[usize::from(place.shard)];
         let register = shard.registers.remove(place.register);
         if register.state.dead {
@@ -526,19 +569,24 @@ impl Table {
         found.copied()
     }
 
-    fn find_connection(&self, source: u32, connection: &str) -> Option<u32> {
+    fn find_connection(&mut self, source: u32, connection: &str) -> Option<u32> {
+        let from = self.sources.at_mut(source);
+        let Source {
+            connections,
+            connection_ids,
+            last_connection,
+            ..
+        } = from;
+        let is_meant = |number: &u32| connections.at(*number).id.as_str() == connection;
+        if let Some(last) = last_connection.filter(is_meant) {
+            return Some(last);
+        }
         let hash = self.names.hash_one(connection);
-        let from = self.sources.at(source);
-        let found = from.connection_ids.find(hash, |number| {
-            from.connections.at(*number).id.as_str() == connection
-        });
-        found.copied()
-    }
-
-    /// Returns the connection's number and the channel's place, if the source has both.
-    fn find_both(&self, source: u32, connection: &str, channel: &str) -> Option<(u32, Place)> {
-        let number = self.find_connection(source, connection)?;
-        Some((number, self.find(source, channel)?))
+        let found = connection_ids.find(hash, is_meant).copied();
+        if found.is_some() {
+            *last_connection = found;
+        }
+        found
     }
 
     fn add_register(&mut self, source: u32, channel: &str) -> Place {
@@ -575,12 +623,14 @@ impl Table {
         let Source {
             connections,
             connection_ids,
+            last_connection,
             ..
         } = sources.at_mut(source);
         let number = connections.insert(Connection {
             id,
             attachments: Attachments::new(),
         });
+        *last_connection = Some(number);
         connection_ids.insert_unique(hash, number, |number| {
             names.hash_one(connections.at(*number).id.as_str())
         });
@@ -591,6 +641,7 @@ impl Table {
         let Self { sources, names, .. } = self;
         let from = sources.at_mut(source);
         let connection = from.connections.remove(number);
+        from.last_connection = from.last_connection.filter(|last| *last != number);
         let hash = names.hash_one(connection.id.as_str());
         let entry = from
             .connection_ids
@@ -747,6 +798,10 @@ fn named<N: FromStr<Err = NameError>>(text: &str) -> N {
 fn position(members: &[MemberId], member: &str) -> Result<usize, usize> {
     members.binary_search_by(|other| other.as_str().cmp(member))
 }
+
+/// For how many items the channels are looked for before the first of them is counted. Most of the
+/// time of an attach is waiting for memory, and what is looked for in a row is waited for together.
+const LOOK_AHEAD: usize = 16;
 
 /// Indices below this capacity are not worth shrinking.
 const SHRINK_FLOOR: usize = 1_024;
