@@ -36,6 +36,7 @@
 mod attachments;
 mod config;
 mod gateway;
+mod index;
 mod io;
 mod sessions;
 mod slab;

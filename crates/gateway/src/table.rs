@@ -5,7 +5,6 @@ use std::hash::BuildHasher;
 use std::str::FromStr;
 
 use foldhash::fast::FixedState;
-use hashbrown::HashTable;
 use headcount_model::mutants::Mutant;
 use headcount_model::{
     AppId, COUNT_MAX, Category, ChannelKey, CompactOccupancy, ConnectionId, GatewayItem, MemberId,
@@ -15,6 +14,7 @@ use smallvec::SmallVec;
 
 use crate::attachments::{Attachment, Attachments};
 use crate::config::Config;
+use crate::index::Index;
 use crate::slab::Slab;
 use crate::uplink::{CONTROL, Register, Shard, State};
 
@@ -48,10 +48,10 @@ struct Source {
     /// Attachments, members and channels told by counts.
     entries: usize,
     /// Its registers by name.
-    channels: HashTable<Place>,
+    channels: Index<Place>,
     connections: Slab<Connection>,
     /// Numbers of connections by id.
-    connection_ids: HashTable<u32>,
+    connection_ids: Index<u32>,
     /// The connection that was looked for last, if it is still there: mostly the next item is about
     /// it too.
     last_connection: Option<u32>,
@@ -106,9 +106,9 @@ impl Table {
             app,
             complete: false,
             entries: 0,
-            channels: HashTable::new(),
+            channels: Index::new(),
             connections: Slab::new(),
-            connection_ids: HashTable::new(),
+            connection_ids: Index::new(),
             last_connection: None,
             members: BTreeMap::new(),
         })
@@ -130,7 +130,7 @@ impl Table {
     pub(crate) fn end_source(&mut self, source: u32) {
         let source = self.sources.remove(source);
         self.entries -= source.entries;
-        for place in &source.channels {
+        for place in source.channels.values() {
             let shard = &mut self.shards[usize::from(place.shard)];
             let register = shard.registers.at_mut(place.register);
             if register.state.queued {
@@ -536,18 +536,9 @@ impl Table {
         if register.state.dead {
             return;
         }
-        let hash = names.hash_one(register.name.as_str());
-        let channels = &mut sources.at_mut(register.source).channels;
-        let entry = channels.find_entry(hash, |other| *other == place);
-        entry.expect("registers are indexed").remove();
-        if channels.len() * 8 < channels.capacity() && channels.capacity() > SHRINK_FLOOR {
-            let shards = &*self.shards;
-            let half = channels.len() * 2;
-            channels.shrink_to(half, |place| {
-                let registers = &shards[usize::from(place.shard)].registers;
-                names.hash_one(registers.at(place.register).name.as_str())
-            });
-        }
+        let hash = names.hash_one(register.name.as_str()).into();
+        let source = sources.at_mut(register.source);
+        source.channels.remove(hash, place);
     }
 
     fn register(&self, place: Place) -> &Register {
@@ -563,10 +554,9 @@ impl Table {
     }
 
     fn find(&self, source: u32, channel: &str) -> Option<Place> {
-        let hash = self.names.hash_one(channel);
+        let hash = self.names.hash_one(channel).into();
         let channels = &self.sources.at(source).channels;
-        let found = channels.find(hash, |place| self.register(*place).name.as_str() == channel);
-        found.copied()
+        channels.find(hash, |place| self.register(place).name.as_str() == channel)
     }
 
     fn find_connection(&mut self, source: u32, connection: &str) -> Option<u32> {
@@ -577,12 +567,12 @@ impl Table {
             last_connection,
             ..
         } = from;
-        let is_meant = |number: &u32| connections.at(*number).id.as_str() == connection;
-        if let Some(last) = last_connection.filter(is_meant) {
+        let is_meant = |number: u32| connections.at(number).id.as_str() == connection;
+        if let Some(last) = last_connection.filter(|last| is_meant(*last)) {
             return Some(last);
         }
-        let hash = self.names.hash_one(connection);
-        let found = connection_ids.find(hash, is_meant).copied();
+        let hash = self.names.hash_one(connection).into();
+        let found = connection_ids.find(hash, is_meant);
         if found.is_some() {
             *last_connection = found;
         }
@@ -590,7 +580,7 @@ impl Table {
     }
 
     fn add_register(&mut self, source: u32, channel: &str) -> Place {
-        let hash = self.names.hash_one(channel);
+        let hash = self.names.hash_one(channel).into();
         let app = self.sources.at(source).app.clone();
         let name = named(channel);
         let key = ChannelKey { app, name };
@@ -602,38 +592,20 @@ impl Table {
             state: State::default(),
         });
         let place = Place { shard, register };
-        let Self {
-            shards,
-            sources,
-            names,
-            ..
-        } = self;
-        let channels = &mut sources.at_mut(source).channels;
-        channels.insert_unique(hash, place, |place| {
-            let registers = &shards[usize::from(place.shard)].registers;
-            names.hash_one(registers.at(place.register).name.as_str())
-        });
+        let source = self.sources.at_mut(source);
+        source.channels.insert(hash, place);
         place
     }
 
     fn add_connection(&mut self, source: u32, connection: &str) -> u32 {
-        let Self { sources, names, .. } = self;
-        let hash = names.hash_one(connection);
-        let id = named(connection);
-        let Source {
-            connections,
-            connection_ids,
-            last_connection,
-            ..
-        } = sources.at_mut(source);
-        let number = connections.insert(Connection {
-            id,
+        let hash = self.names.hash_one(connection).into();
+        let from = self.sources.at_mut(source);
+        let number = from.connections.insert(Connection {
+            id: named(connection),
             attachments: Attachments::new(),
         });
-        *last_connection = Some(number);
-        connection_ids.insert_unique(hash, number, |number| {
-            names.hash_one(connections.at(*number).id.as_str())
-        });
+        from.connection_ids.insert(hash, number);
+        from.last_connection = Some(number);
         number
     }
 
@@ -642,11 +614,8 @@ impl Table {
         let from = sources.at_mut(source);
         let connection = from.connections.remove(number);
         from.last_connection = from.last_connection.filter(|last| *last != number);
-        let hash = names.hash_one(connection.id.as_str());
-        let entry = from
-            .connection_ids
-            .find_entry(hash, |other| *other == number);
-        entry.expect("connections are indexed").remove();
+        let hash = names.hash_one(connection.id.as_str()).into();
+        from.connection_ids.remove(hash, number);
     }
 
     /// Returns the channel's shard, in two bytes.
@@ -802,6 +771,3 @@ fn position(members: &[MemberId], member: &str) -> Result<usize, usize> {
 /// For how many items the channels are looked for before the first of them is counted. Most of the
 /// time of an attach is waiting for memory, and what is looked for in a row is waited for together.
 const LOOK_AHEAD: usize = 16;
-
-/// Indices below this capacity are not worth shrinking.
-const SHRINK_FLOOR: usize = 1_024;

@@ -172,7 +172,7 @@ impl Part {
                     channels: 10_000,
                     connections: if quick { 20_000 } else { 100_000 },
                     each: 10,
-                    rounds: if quick { 2 } else { 5 },
+                    rounds: if quick { 3 } else { 7 },
                 };
                 ingest::measure(binary, port, load, table).await
             }
@@ -183,7 +183,7 @@ impl Part {
                 let load = reads::Load {
                     channels: if quick { 100_000 } else { 1_000_000 },
                     requests: if quick { 20_000 } else { 100_000 },
-                    rounds: if quick { 2 } else { 5 },
+                    rounds: if quick { 3 } else { 7 },
                 };
                 reads::measure(binary, port, load, table).await
             }

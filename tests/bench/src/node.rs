@@ -82,7 +82,7 @@ impl Nodes {
         arguments.extend(["--config", file]);
         arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
         let command = Command::new(binary, &arguments, 1);
-        let nodes = Self::start(command, port, data)?;
+        let mut nodes = Self::start(command, port, data)?;
         nodes.wait_until_ready().await?;
         Ok(nodes)
     }
@@ -93,7 +93,7 @@ impl Nodes {
         let mut arguments = vec!["dev", "--port", &port_flag];
         arguments.extend(flags);
         let command = Command::new(binary, &arguments, 3);
-        let nodes = Self::start(command, port, tempfile::tempdir()?)?;
+        let mut nodes = Self::start(command, port, tempfile::tempdir()?)?;
         nodes.wait_until_ready().await?;
         Ok(nodes)
     }
@@ -110,7 +110,7 @@ impl Nodes {
         })
     }
 
-    async fn wait_until_ready(&self) -> Result<()> {
+    async fn wait_until_ready(&mut self) -> Result<()> {
         let begun = Instant::now();
         for node in 0..self.command.count {
             let url = format!("http://{}/readyz", self.address(node, 3));
@@ -119,6 +119,8 @@ impl Nodes {
                 if answer.is_ok_and(|answer| answer.status().is_success()) {
                     break;
                 }
+                // Else another node that has its ports would be measured.
+                ensure!(!self.process.has_ended()?, "the nodes have ended");
                 if begun.elapsed() > START {
                     bail!("node {node} did not become ready");
                 }

@@ -25,6 +25,11 @@ impl Process {
         Ok(Self(child))
     }
 
+    /// Returns whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.0.try_wait()?.is_some())
+    }
+
     /// Processor time so far, of user and system.
     pub(crate) fn processor(&self) -> Result<Duration> {
         let stat = std::fs::read_to_string(self.file("stat")?)?;
