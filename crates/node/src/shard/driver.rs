@@ -37,6 +37,10 @@ const MAIL_MAX: usize = 4_096;
 /// everything until somebody else leads, and still counts as the leader until then.
 const REFUSED_PAUSE: Duration = Duration::from_millis(20);
 
+/// Most updates that are kept for a fence that this node has not heard of yet. More are dropped, and
+/// sent again when their acknowledgement is overdue.
+const EARLY_MAX: usize = 16;
+
 /// Most letters that are read before their consequences are carried out.
 const MAIL_BATCH: usize = 256;
 
@@ -112,6 +116,8 @@ pub(crate) struct Driver {
     paths: Paths,
     taken_on: TakenOn,
     told: Told,
+    /// Updates for a fence that is above what the driver was told of.
+    early: Vec<GatewayUpdate>,
     proposer: Proposer,
     /// Until when nothing is proposed.
     refused_until: Monotonic,
@@ -140,6 +146,7 @@ impl Driver {
             paths: Paths::default(),
             taken_on: TakenOn::default(),
             told: Told::default(),
+            early: Vec::new(),
             proposer: Proposer::default(),
             refused_until: Monotonic::default(),
             followers: Followers::default(),
@@ -269,8 +276,15 @@ impl Driver {
                 .iter()
                 .filter(|(_, other)| other.is_live() && other.region == region);
             let live = live.map(|(id, other)| (*id, other.incarnation)).collect();
-            owning.gateways(self.config.clock.now(), live);
+            let now = self.config.clock.now();
+            owning.gateways(now, live);
+            let fence = owning.fence();
+            for update in self.early.extract_if(.., |update| update.fence == fence) {
+                owning.update(now, update);
+            }
         }
+        let still_early = |fence| appointed.is_none_or(|owner| owner.fence <= fence);
+        self.early.retain(|update| still_early(update.fence));
     }
 
     fn applied(&mut self) {
@@ -361,10 +375,21 @@ impl Driver {
     }
 
     /// Hears a gateway, unless the node is about to stop: it tells the next owner what this one
-    /// does not acknowledge.
+    /// does not acknowledge. A gateway may have heard of the owner before this driver: what it tells
+    /// waits for that, as nothing of a stream counts without its beginning.
     fn update(&mut self, now: Now, update: GatewayUpdate) {
-        if let (false, Some(owning)) = (self.quiet, &mut self.owning) {
-            owning.update(now, update);
+        if self.quiet {
+            return;
+        }
+        let is_early =
+            |owning: Option<&Owning>| owning.is_none_or(|owning| owning.fence() < update.fence);
+        if is_early(self.owning.as_ref()) {
+            self.control_changed();
+        }
+        match &mut self.owning {
+            Some(owning) if owning.fence() >= update.fence => owning.update(now, update),
+            _ if self.early.len() < EARLY_MAX => self.early.push(update),
+            _ => telemetry::mail_dropped(),
         }
     }
 
