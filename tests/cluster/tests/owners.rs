@@ -1,6 +1,9 @@
 //! Regional owners that die: what they told stays told.
 
-use headcount_cluster::{Cluster, Edge, Reader, Watcher, agree, story, wait_until};
+use headcount_cluster::{
+    Cluster, Edge, Reader, Watcher, agree, agree_on_counts, story, wait_until,
+};
+use headcount_model::Modes;
 
 /// Two nodes in the region whose owner dies, one in each other.
 const REGIONS: [&str; 4] = ["us-east-1", "us-east-1", "eu-west-1", "ap-southeast-1"];
@@ -60,6 +63,22 @@ fn what_an_owner_told_ahead_is_logged_by_the_next() {
             .into_iter()
             .filter(|told| told.kind.is_regional());
         assert_eq!(told.count(), 3, "{}", near.history());
+        cluster.end().await;
+    });
+}
+
+#[test]
+fn an_owner_keeps_what_it_is_told_before_it_knows_of_itself() {
+    story(async |_| {
+        // A node's gateway and its owners hear of the control group's word in any order. What an
+        // owner does not take is told again after this time, which nobody waits here.
+        let settings = ["gateway.ack_timeout=1m", "cluster.shards=64"];
+        let cluster = Cluster::start_with(&["us-east-1"], &settings).await;
+        let mut edge = Edge::start(&cluster, "edge", &[0]);
+        let rooms: Vec<String> = (0..500).map(|number| format!("room:{number}")).collect();
+        let pairs: Vec<_> = rooms.iter().map(|room| ("c1", room.as_str())).collect();
+        edge.attach_all(&pairs, Modes::DEFAULT).await;
+        agree_on_counts(&cluster, &[&edge]).await;
         cluster.end().await;
     });
 }
