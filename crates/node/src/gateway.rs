@@ -198,6 +198,7 @@ impl GatewayTask {
         let mut inputs = Vec::new();
         let mut incarnation = *self.incarnation.borrow_and_update();
         self.control.mark_changed();
+        let mut moves = self.shards.watch_moves();
         let mut gauges = Gauges::new();
         let mut ticks = tokio::time::interval(SAMPLE);
         loop {
@@ -210,6 +211,8 @@ impl GatewayTask {
                     }
                     self.owners_changed(&mut owners, &mut inputs);
                 }
+                // The node keeps the sender.
+                Ok(()) = moves.changed() => self.owners_changed(&mut owners, &mut inputs),
                 changed = self.incarnation.changed() => {
                     if changed.is_err() {
                         return;
@@ -244,7 +247,8 @@ impl GatewayTask {
         }
     }
 
-    /// Tells the gateway which owners are new, or gone.
+    /// Tells the gateway which owners are new, or gone. One on this node is there once the shard is:
+    /// what is told before would be lost, and told again only when its acknowledgement is overdue.
     fn owners_changed(
         &mut self,
         owners: &mut BTreeMap<ShardId, (NodeId, Fence)>,
@@ -254,6 +258,8 @@ impl GatewayTask {
         for shard in control.shards() {
             let known = owners.get(&shard).copied();
             let owner = control.owner(&self.region, shard);
+            let is_there = |node| node != self.node || self.shards.all().contains_key(&shard);
+            let owner = owner.filter(|owner| is_there(owner.node));
             let owner = owner.map(|owner| (owner.node, owner.fence));
             if owner == known {
                 continue;
