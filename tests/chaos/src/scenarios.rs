@@ -283,7 +283,16 @@ impl Stand {
 
 /// Plays a scenario; returns what it found and what is wrong.
 pub(crate) async fn play(name: &str, cluster: Arc<Cluster>) -> Result<(Found, Vec<String>)> {
-    let stand = Stand::start(cluster).await?;
+    let stand = Stand::start(cluster.clone()).await?;
+    let record = stand.record.clone();
+    let played = play_on(name, stand).await;
+    if played.is_err() {
+        record.keep_histories(&cluster.plan.home)?;
+    }
+    played
+}
+
+async fn play_on(name: &str, stand: Stand) -> Result<(Found, Vec<String>)> {
     let mut found = Found::default();
     match name {
         "ghosts" => ghosts(&stand, &mut found).await?,
