@@ -150,7 +150,9 @@ async fn watch(nodes: &Nodes, watcher: usize, seen: mpsc::UnboundedSender<Seen>)
             let response = match response {
                 Ok(response) => response,
                 Err(status) => {
-                    eprintln!("the watch in {} ended: {status}", REGIONS[watcher]);
+                    if !seen.is_closed() {
+                        eprintln!("a watch ended: {status}");
+                    }
                     return;
                 }
             };
