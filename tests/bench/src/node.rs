@@ -13,7 +13,7 @@ use crate::process::Process;
 pub(crate) const KEY: &str = "dev.root:root-secret";
 
 /// How long nodes may take to be ready.
-const START: Duration = Duration::from_secs(120);
+const START: Duration = Duration::from_secs(300);
 
 /// A node on its own.
 #[derive(Debug)]
