@@ -38,6 +38,12 @@ impl Shard {
         self.channel(key).map(|channel| self.status_of(channel))
     }
 
+    /// Returns the counts of all regions together, `None` if the channel is active nowhere.
+    #[must_use]
+    pub fn occupancy(&self, key: &ChannelKey) -> Option<Occupancy> {
+        self.channel(key).map(Channel::occupancy)
+    }
+
     /// Returns an app's active channels whose names start with `prefix` and come after `after`,
     /// ascending by name bytes.
     pub fn list<'a>(

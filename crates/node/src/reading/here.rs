@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use headcount_api::ports::{Freshness, ListQuery, ReadError, ReadLevel, Source, StatusRead};
 use headcount_consensus::store::Journal;
-use headcount_model::{ChannelKey, ChannelStatus, Occupancy, RegionName, ShardId};
+use headcount_model::{ChannelKey, ChannelStatus, NodeId, RegionName, ShardId};
 use headcount_placement::{Control, GroupId};
 use headcount_rpc::peers::Network;
 use headcount_rpc::read::{JournalReply, Record};
@@ -48,17 +48,17 @@ impl Here {
     /// Returns the regions of which this node hears nothing.
     pub(crate) fn unheard(&self) -> Vec<RegionName> {
         let control = self.control.borrow().clone();
-        let (mut all, mut heard) = (BTreeSet::new(), BTreeSet::new());
-        for (id, node) in control.nodes() {
-            let counted = node.is_live();
-            if counted {
-                all.insert(node.region.clone());
-            }
-            if counted && (*id == self.source.node || self.network.is_connected(*id)) {
-                heard.insert(node.region.clone());
+        let live = || control.nodes().iter().filter(|(_, node)| node.is_live());
+        let is_heard = |id: NodeId| id == self.source.node || self.network.is_connected(id);
+        let mut unheard = BTreeSet::new();
+        // Each read asks, and mostly there is none.
+        for (_, silent) in live().filter(|(id, _)| !is_heard(**id)) {
+            let speaks = live().any(|(id, node)| node.region == silent.region && is_heard(*id));
+            if !speaks {
+                unheard.insert(silent.region.clone());
             }
         }
-        all.difference(&heard).cloned().collect()
+        unheard.into_iter().collect()
     }
 
     /// Returns what an answer of replicas this old rests on.
@@ -94,12 +94,9 @@ impl Here {
                 Duration::ZERO
             }
         };
-        let status = hosted.replica.read().status(channel);
-        let occupancy = status
-            .as_ref()
-            .map_or(Occupancy::ZERO, |status| status.occupancy);
+        let occupancy = hosted.replica.read().occupancy(channel);
         Ok(StatusRead {
-            status: ChannelStatus::new(status.is_some(), occupancy),
+            status: ChannelStatus::new(occupancy.is_some(), occupancy.unwrap_or_default()),
             coordinator: self.coordinator(hosted),
             freshness: self.freshness(age),
         })

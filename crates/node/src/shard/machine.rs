@@ -33,6 +33,12 @@ impl Machine {
     /// Writes down what an entry told, so that whoever missed it can read it (R14).
     fn record(&self, logged: &Logged) {
         let (shard, index) = (u64::from(self.replica.id.0), logged.index);
+        // A log that is applied again after a start says nothing new, and encoding that would be a
+        // good part of the work.
+        let written = self.journal.range(shard).last;
+        if written.is_some_and(|last| index <= last) {
+            return;
+        }
         let record = encode_logged(logged);
         if let Err(error) = self.journal.append(shard, index, logged.stamp.0, record) {
             // The store is poisoned then, which stops the node by itself.
