@@ -256,6 +256,7 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let frozen = frozen.ok_or_else(|| io::Error::other("a view is encoded once"))??;
+        let _turn = self.disk.store.snapshot_turn().await;
         let begun = Instant::now();
         let chunks = guarded("encode its state", frozen)?;
         if let Some(chunk) = chunks

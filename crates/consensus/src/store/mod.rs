@@ -374,6 +374,14 @@ impl Store {
         self.shared().submit_and_wait(32, change, then).await
     }
 
+    /// Waits until no other group of the store encodes a snapshot, and holds the others back until
+    /// what is returned is dropped. All groups of a busy node come to it at about the same time, and
+    /// together they would keep every thread from anything else for as long.
+    pub(crate) async fn snapshot_turn(&self) -> SemaphorePermit<'_> {
+        let turn = self.shared().snapshot_turn.acquire().await;
+        turn.expect("the semaphore is never closed")
+    }
+
     /// Writes a snapshot of the group from chunks that are all at hand; see
     /// [`begin_snapshot`](Self::begin_snapshot).
     pub async fn write_snapshot(

@@ -247,6 +247,8 @@ pub(super) struct Shared {
     /// Bytes that may still enter the queue.
     room: Arc<Semaphore>,
     room_bytes: u32,
+    /// Held by whoever encodes a snapshot.
+    pub(super) snapshot_turn: Semaphore,
     pub(super) fatal: watch::Sender<Option<Arc<str>>>,
     /// Workers that have ended.
     pub(super) ended: watch::Sender<u8>,
@@ -281,6 +283,7 @@ impl Shared {
             jobs: Mailbox::new(),
             room: Arc::new(Semaphore::new(room_bytes as usize)),
             room_bytes,
+            snapshot_turn: Semaphore::new(1),
             fatal: watch::Sender::new(None),
             ended: watch::Sender::new(0),
             figures: Mutex::new(StoreStats::default()),
