@@ -38,6 +38,10 @@ use clap::{Parser, ValueEnum};
 use crate::memory::Held;
 use crate::table::Table;
 
+/// The node's, as what tables take depends on it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures the core beside what people use today.
 #[derive(Debug, Parser)]
 struct Arguments {

@@ -58,7 +58,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{SemaphorePermit, watch};
 
 use disk::{Disk, RealDisk};
 use log::Log;
