@@ -137,7 +137,7 @@ impl Owner {
         self.phase = Phase::Adopting(now.monotonic.after(self.config.adoption_cap));
         for (key, occupancy) in base {
             let channel = self.channels.get_or_add(&key);
-            channel.activity = Activity::Active;
+            channel.activity = Activity::ACTIVE;
             channel.published = occupancy.into();
         }
         let keys = self.keys();
@@ -316,15 +316,14 @@ impl Owner {
         let mut mentioned = BTreeSet::new();
         let before_walk = touched.len();
         for (app, channel) in self.channels.iter_mut() {
-            let before = channel.registered.len();
-            channel.registered.retain(|entry| {
+            let changed = channel.registered.retain(|entry| {
                 let stays = !theirs.contains(&entry.source) || entry.stream == tag(stream);
                 if stays {
                     mentioned.insert(entry.source);
                 }
                 stays
             });
-            if channel.registered.len() != before {
+            if changed {
                 touched.push(channel.key(app));
             }
         }
@@ -378,11 +377,10 @@ impl Owner {
         }
         let before_walk = touched.len();
         for (app, channel) in self.channels.iter_mut() {
-            let before = channel.registered.len();
-            channel
+            let changed = channel
                 .registered
                 .retain(|entry| !ended.contains(&entry.source));
-            if channel.registered.len() != before {
+            if changed {
                 touched.push(channel.key(app));
             }
         }
@@ -398,6 +396,7 @@ impl Owner {
         let theirs = self.channels.iter().filter(|(_, channel)| {
             channel
                 .registered
+                .as_slice()
                 .iter()
                 .any(|entry| entry.source == source)
         });
@@ -435,7 +434,7 @@ impl Owner {
             let changes = was_active && sum != published;
             let crossing = published.crosses(&sum);
             if activates {
-                channel.activity = Activity::Active;
+                channel.activity = Activity::ACTIVE;
             }
             if activates || changes {
                 channel.published = sum.into();
@@ -468,11 +467,11 @@ impl Owner {
             (true, None) if self.config.linger.is_zero() => self.deactivate(now, key, effects),
             (true, None) => {
                 let at = now.monotonic.after(self.config.linger);
-                channel.activity = Activity::Lingering(at);
+                channel.activity = Activity::lingering(at);
                 self.lingering.insert((at, key.clone()));
             }
             (false, Some(at)) => {
-                channel.activity = Activity::Active;
+                channel.activity = Activity::ACTIVE;
                 self.lingering.remove(&(at, key.clone()));
             }
             (true, Some(_)) | (false, None) => {}
@@ -491,7 +490,7 @@ impl Owner {
             return;
         };
         let later = now.monotonic.after(self.config.linger);
-        channel.activity = Activity::Lingering(later);
+        channel.activity = Activity::lingering(later);
         self.lingering.remove(&(at, key.clone()));
         self.lingering.insert((later, key.clone()));
     }
@@ -500,7 +499,7 @@ impl Owner {
         let Some(channel) = self.channels.get_mut(key) else {
             return;
         };
-        channel.activity = Activity::Inactive;
+        channel.activity = Activity::INACTIVE;
         self.transition(now, key, false, Occupancy::ZERO, effects);
         if self.channels.get(key).is_some_and(Channel::is_idle) {
             self.channels.remove(key);

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
+use std::time::Duration;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use headcount_model::{AppId, ChannelKey, ChannelName, CompactOccupancy, Monotonic, Occupancy};
-use smallvec::SmallVec;
 
 use crate::sources::{SourceIndex, SourceKey, Sources};
 
@@ -20,20 +20,109 @@ pub(crate) struct Registered {
     pub(crate) occupancy: CompactOccupancy,
 }
 
-/// Whether a channel is active in the region.
+/// Who registered a channel; mostly one does.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Registrations {
+    #[default]
+    None,
+    One(Registered),
+    /// Two or more. In a box, since every channel has room for what is largest here.
+    #[expect(
+        clippy::box_collection,
+        reason = "a vector takes as much as one registration"
+    )]
+    Many(Box<Vec<Registered>>),
+}
+
+impl Registrations {
+    pub(crate) fn as_slice(&self) -> &[Registered] {
+        match self {
+            Self::None => &[],
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
+
+    /// Sets one source's counts; zero takes them out.
+    fn set(&mut self, registered: Registered) {
+        match self {
+            Self::None if registered.occupancy.is_zero() => {}
+            Self::None => *self = Self::One(registered),
+            Self::One(old) if old.source == registered.source => {
+                *self = if registered.occupancy.is_zero() {
+                    Self::None
+                } else {
+                    Self::One(registered)
+                };
+            }
+            Self::One(_) if registered.occupancy.is_zero() => {}
+            Self::One(old) => *self = Self::Many(Box::new(vec![old.clone(), registered])),
+            Self::Many(many) => {
+                let at = many.iter().position(|old| old.source == registered.source);
+                match at {
+                    Some(at) if registered.occupancy.is_zero() => {
+                        many.swap_remove(at);
+                        self.settle();
+                    }
+                    Some(at) => many[at] = registered,
+                    None if registered.occupancy.is_zero() => {}
+                    None => many.push(registered),
+                }
+            }
+        }
+    }
+
+    /// Takes out what does not stay; returns whether something was.
+    pub(crate) fn retain(&mut self, mut stays: impl FnMut(&Registered) -> bool) -> bool {
+        let before = self.as_slice().len();
+        match self {
+            Self::None => {}
+            Self::One(one) => {
+                if !stays(one) {
+                    *self = Self::None;
+                }
+            }
+            Self::Many(many) => {
+                many.retain(stays);
+                self.settle();
+            }
+        }
+        self.as_slice().len() != before
+    }
+
+    /// Brings fewer than two into their own form.
+    fn settle(&mut self) {
+        if let Self::Many(many) = self
+            && many.len() < 2
+        {
+            *self = many.pop().map_or(Self::None, Self::One);
+        }
+    }
+}
+
+/// Whether a channel is active in the region, and until when, in eight bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Activity {
-    Inactive,
-    Active,
+pub(crate) struct Activity(u64);
+
+impl Activity {
+    pub(crate) const INACTIVE: Self = Self(0);
+    pub(crate) const ACTIVE: Self = Self(u64::MAX);
+
     /// Goes inactive at this time unless somebody comes back.
-    Lingering(Monotonic),
+    ///
+    /// # Panics
+    /// In five hundred years.
+    pub(crate) fn lingering(until: Monotonic) -> Self {
+        let nanoseconds = u64::try_from(until.0.as_nanos()).expect("a process ends before");
+        Self(nanoseconds + 1)
+    }
 }
 
 /// A channel that is active in the region, or registered by somebody.
 #[derive(Clone, Debug)]
 pub(crate) struct Channel {
     name: ChannelName,
-    pub(crate) registered: SmallVec<[Registered; 1]>,
+    pub(crate) registered: Registrations,
     /// What the log or a transition says of the region; zero while inactive.
     pub(crate) published: CompactOccupancy,
     pub(crate) activity: Activity,
@@ -43,9 +132,9 @@ impl Channel {
     fn new(name: ChannelName) -> Self {
         Self {
             name,
-            registered: SmallVec::new(),
+            registered: Registrations::None,
             published: CompactOccupancy::ZERO,
-            activity: Activity::Inactive,
+            activity: Activity::INACTIVE,
         }
     }
 
@@ -58,31 +147,20 @@ impl Channel {
     }
 
     pub(crate) fn is_active(&self) -> bool {
-        self.activity != Activity::Inactive
+        self.activity != Activity::INACTIVE
     }
 
     /// Returns when it goes inactive unless somebody comes back.
     pub(crate) fn inactive_at(&self) -> Option<Monotonic> {
         match self.activity {
-            Activity::Lingering(at) => Some(at),
-            Activity::Inactive | Activity::Active => None,
+            Activity::INACTIVE | Activity::ACTIVE => None,
+            Activity(at) => Some(Monotonic(Duration::from_nanos(at - 1))),
         }
     }
 
     /// Sets one source's counts; zero takes them out.
     pub(crate) fn register(&mut self, registered: Registered) {
-        let at = self
-            .registered
-            .iter()
-            .position(|old| old.source == registered.source);
-        match at {
-            Some(at) if registered.occupancy.is_zero() => {
-                self.registered.swap_remove(at);
-            }
-            Some(at) => self.registered[at] = registered,
-            None if registered.occupancy.is_zero() => {}
-            None => self.registered.push(registered),
-        }
+        self.registered.set(registered);
     }
 
     /// Returns the sum of the channel's sources.
@@ -90,8 +168,8 @@ impl Channel {
     /// Direct clients of an earlier life of a node may be among those of its present life, so of
     /// the two only the larger counts, category by category.
     pub(crate) fn sum(&self, sources: &Sources) -> Occupancy {
-        let counted = self
-            .registered
+        let registered = self.registered.as_slice();
+        let counted = registered
             .iter()
             .filter(|entry| sources.get(entry.source).counted);
         let mut sum = Occupancy::ZERO;
@@ -99,7 +177,7 @@ impl Channel {
             let source = sources.get(entry.source);
             let resumed = match source.key {
                 SourceKey::Clients(node, incarnation) => {
-                    let later = self.registered.iter().filter(|other| {
+                    let later = registered.iter().filter(|other| {
                         matches!(sources.get(other.source).key, SourceKey::Clients(n, i)
                             if n == node && i > incarnation)
                     });
@@ -114,7 +192,7 @@ impl Channel {
 
     /// Returns whether nothing is known of the channel any more.
     pub(crate) fn is_idle(&self) -> bool {
-        !self.is_active() && self.registered.is_empty()
+        !self.is_active() && self.registered.as_slice().is_empty()
     }
 }
 
@@ -236,11 +314,50 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_channel_takes_eighty_bytes_and_its_name() {
-        assert_eq!(size_of::<Channel>(), 80);
+    fn a_channel_takes_64_bytes_and_its_name() {
+        assert_eq!(size_of::<Channel>(), 64);
+    }
+
+    #[test]
+    fn a_channel_remembers_to_the_nanosecond_until_when_it_lingers() {
+        let mut channel = Channel::new(ChannelName::new("room").unwrap());
+        assert!(!channel.is_active());
+        for at in [Duration::ZERO, Duration::new(7_000_000, 123_456_789)] {
+            channel.activity = Activity::lingering(Monotonic(at));
+            assert!(channel.is_active());
+            assert_eq!(channel.inactive_at(), Some(Monotonic(at)));
+        }
+        channel.activity = Activity::ACTIVE;
+        assert_eq!((channel.is_active(), channel.inactive_at()), (true, None));
     }
 
     proptest! {
+        #[test]
+        fn registrations_are_what_was_said_last(
+            steps in proptest::collection::vec((0..4_u32, 0..3_u32, any::<bool>()), 0..60)
+        ) {
+            let mut registrations = Registrations::None;
+            let mut expected = BTreeMap::new();
+            for (source, count, ends) in steps {
+                let mut occupancy = Occupancy::ZERO;
+                occupancy.set(headcount_model::Category::Connections, count);
+                if ends {
+                    let was_there = expected.remove(&source).is_some();
+                    prop_assert_eq!(registrations.retain(|held| held.source != source), was_there);
+                } else {
+                    registrations.set(Registered { source, stream: 1, occupancy: occupancy.into() });
+                    expected.insert(source, occupancy);
+                    expected.retain(|_, occupancy| !occupancy.is_zero());
+                }
+                let held = registrations.as_slice().iter();
+                let held: BTreeMap<_, _> =
+                    held.map(|held| (held.source, held.occupancy.get())).collect();
+                prop_assert_eq!(&held, &expected);
+                prop_assert_eq!(held.len(), registrations.as_slice().len());
+                prop_assert_eq!(held.len() > 1, matches!(registrations, Registrations::Many(_)));
+            }
+        }
+
         #[test]
         fn channels_are_found_whatever_came_and_went(
             steps in proptest::collection::vec((any::<bool>(), 0..3_u8, 0..20_u8), 0..120)
@@ -250,7 +367,7 @@ mod tests {
             for (adds, app, name) in steps {
                 let key = ChannelKey::new(&format!("app{app}"), &format!("room{name}")).unwrap();
                 if adds {
-                    channels.get_or_add(&key).activity = Activity::Active;
+                    channels.get_or_add(&key).activity = Activity::ACTIVE;
                     expected.insert(key);
                 } else {
                     channels.remove(&key);
