@@ -144,9 +144,13 @@ impl Nodes {
         process.stop().await;
         let nodes = Self::start(command, port, data)?;
         let begun = Instant::now();
-        while nodes.get(0, "/channels?limit=1").await.is_err()
-            || !matches!(nodes.connections(0, channel).await, Ok(1))
-        {
+        // A node that is not there yet waits for itself, longer than is of use here.
+        let patience = Duration::from_millis(200);
+        let lists = async || {
+            let listing = nodes.get(0, "/channels?limit=1");
+            matches!(tokio::time::timeout(patience, listing).await, Ok(Ok(_)))
+        };
+        while !(lists().await && matches!(nodes.connections(0, channel).await, Ok(1))) {
             ensure!(begun.elapsed() < START, "the node does not serve reads");
             // allow-sleep: polls for a condition with a deadline
             tokio::time::sleep(Duration::from_millis(10)).await;
