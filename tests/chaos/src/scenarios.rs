@@ -1,11 +1,12 @@
 //! Scenarios: one thing breaks, and how long its effects last is measured.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use headcount_checker::{Allowance, History, Step};
-use headcount_model::{ChannelKey, Modes, ReportItem, shard_of};
+use headcount_model::{ChannelKey, EventKind, Modes, ReportItem, shard_of};
 use rustix::process::Signal;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -545,11 +546,18 @@ async fn rolling(stand: &Stand, found: &mut Found) -> Result<()> {
         "attaches meanwhile: {rate:.0} a second, and as many detaches"
     ));
     let asked = probing.await??;
-    let last = asked.last().context("nothing was probed")?.0.clone();
     let watcher = format!("stays in {}", cluster.plan.regions[1].0);
+    // All of them: shards have no order among them.
     stand
-        .told(&watcher, "the last probe is told", |history| {
-            history.is_open(&last)
+        .told(&watcher, "every probe is told", |history| {
+            let told = history.events().into_iter();
+            let opened: BTreeSet<&str> = told
+                .filter(|told| told.kind == EventKind::Opened)
+                .map(|told| told.channel.as_str())
+                .collect();
+            asked
+                .iter()
+                .all(|(channel, _)| opened.contains(channel.as_str()))
         })
         .await?;
     let inner = stand.record.write();
