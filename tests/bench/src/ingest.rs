@@ -51,9 +51,8 @@ impl Rate {
     }
 }
 
-/// Below this ratio of processor times a run fails. The bar is not reached yet, so this is half of
-/// what is.
-const FLOOR: f64 = 0.5;
+/// Below this ratio of processor times a run fails.
+const FLOOR: f64 = 2.0;
 
 /// Measures both in turn, the order changing with each round.
 pub(crate) async fn measure(binary: &Path, port: u16, load: Load, table: &mut Table) -> Result<()> {

@@ -174,7 +174,7 @@ impl Part {
             Self::Ingest => {
                 let load = ingest::Load {
                     channels: 10_000,
-                    connections: if quick { 20_000 } else { 100_000 },
+                    connections: 100_000,
                     each: 10,
                     rounds: if quick { 3 } else { 7 },
                 };
