@@ -8,6 +8,9 @@ use headcount_model::{ChannelKey, Occupancy, Register, Transition};
 /// may have a megabyte. The longest item is far below it, so there is always progress.
 const BATCH_BYTES_MAX: usize = 128 << 10;
 
+/// The part of a batch, one in so many items, that transitions leave to counts that wait.
+const COUNTS_SHARE: usize = 8;
+
 /// Contents of a batch to be.
 #[derive(Debug, Default)]
 pub(crate) struct Contents {
@@ -20,12 +23,15 @@ pub(crate) struct Contents {
 pub(crate) struct Pending {
     transitions: VecDeque<Transition>,
     dropped: BTreeSet<u64>,
+    /// Registers whose turn it is. Those that came since wait in `later` until these are taken, so
+    /// that no channel that changes all the time is put before one that has waited.
     registers: BTreeMap<ChannelKey, Occupancy>,
+    later: BTreeMap<ChannelKey, Occupancy>,
 }
 
 impl Pending {
     pub(crate) fn is_empty(&self) -> bool {
-        self.transitions.is_empty() && self.dropped.is_empty() && self.registers.is_empty()
+        self.transitions.is_empty() && self.dropped.is_empty() && self.registers() == 0
     }
 
     pub(crate) fn transitions(&self) -> usize {
@@ -33,17 +39,21 @@ impl Pending {
     }
 
     pub(crate) fn registers(&self) -> usize {
-        self.registers.len()
+        self.registers.len() + self.later.len()
     }
 
     /// Queues a transition. It carries counts of its own, so an older register is moot.
     pub(crate) fn transition(&mut self, transition: Transition) {
         self.registers.remove(&transition.channel);
+        self.later.remove(&transition.channel);
         self.transitions.push_back(transition);
     }
 
     pub(crate) fn register(&mut self, channel: ChannelKey, occupancy: Occupancy) {
-        self.registers.insert(channel, occupancy);
+        match self.registers.get_mut(&channel) {
+            Some(waiting) => *waiting = occupancy,
+            None => drop(self.later.insert(channel, occupancy)),
+        }
     }
 
     /// Drops adjacent pairs of one channel's transitions (R7); returns how many transitions went.
@@ -71,7 +81,9 @@ impl Pending {
             }
         }
         for (channel, occupancy) in left_active {
-            self.registers.entry(channel).or_insert(occupancy);
+            if !self.registers.contains_key(&channel) {
+                self.later.entry(channel).or_insert(occupancy);
+            }
         }
         self.transitions = kept.into_iter().flatten().collect();
         before - self.transitions.len()
@@ -81,7 +93,9 @@ impl Pending {
     /// [`BATCH_BYTES_MAX`].
     pub(crate) fn take(&mut self, items_max: usize) -> Contents {
         let mut contents = Contents::default();
-        let (mut room, mut bytes) = (items_max, BATCH_BYTES_MAX);
+        // However many transitions there are, counts go on.
+        let reserved = self.registers().min(items_max / COUNTS_SHARE);
+        let (mut room, mut bytes) = (items_max - reserved, BATCH_BYTES_MAX);
         while room > 0 {
             let next = self.transitions.front();
             let number = next.map(|transition| transition.number);
@@ -93,8 +107,7 @@ impl Pending {
                 (_, Some(next)) => {
                     let weight = weight(&next.channel);
                     if weight > bytes {
-                        room = 0;
-                        break;
+                        return contents;
                     }
                     bytes -= weight;
                     contents.transitions.extend(self.transitions.pop_front());
@@ -103,13 +116,24 @@ impl Pending {
             }
             room -= 1;
         }
-        contents.registers = self.take_registers(room, bytes);
+        room += reserved;
+        // What is left of this turn, and the next one as far as there is room.
+        for _ in 0..2 {
+            let taken = self.take_registers(room, &mut bytes);
+            room -= taken.len();
+            contents.registers.extend(taken);
+            if !self.registers.is_empty() {
+                break;
+            }
+            self.registers = std::mem::take(&mut self.later);
+        }
         contents
     }
 
-    /// Takes up to `room` registers and `bytes` bytes off the front, save those of channels whose
-    /// transitions wait: a register may not overtake a transition of its channel (R2).
-    fn take_registers(&mut self, room: usize, mut bytes: usize) -> Vec<Register> {
+    /// Takes up to `room` registers and `bytes` bytes of this turn, save those of channels whose
+    /// transitions wait: a register may not overtake a transition of its channel (R2). Those wait
+    /// for the next turn.
+    fn take_registers(&mut self, room: usize, bytes: &mut usize) -> Vec<Register> {
         let waiting: BTreeSet<ChannelKey> = self
             .transitions
             .iter()
@@ -123,10 +147,10 @@ impl Pending {
                 break None;
             };
             let weight = weight(channel);
-            if fits == room || weight > bytes {
+            if fits == room || weight > *bytes {
                 break Some(channel.clone());
             }
-            bytes -= weight;
+            *bytes -= weight;
             fits += 1;
         };
         // Mostly all are taken, and a tree is taken apart faster than it is searched.
@@ -137,7 +161,7 @@ impl Pending {
             if ready(&&channel) {
                 registers.push(Register { channel, occupancy });
             } else {
-                self.registers.insert(channel, occupancy);
+                self.later.insert(channel, occupancy);
             }
         }
         registers

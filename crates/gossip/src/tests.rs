@@ -206,6 +206,46 @@ fn a_full_window_coalesces() {
 }
 
 #[test]
+fn a_channel_that_changes_all_the_time_is_not_put_before_one_that_waits() {
+    let config = Config {
+        items_max: 1,
+        window: 1,
+        ..Config::default()
+    };
+    let mut world = World::claimed(config);
+    let mut told = Vec::new();
+    let mut inputs = vec![register("b", 1, true), register("c", 1, true)];
+    for sequence in 1..=3 {
+        inputs.push(register("a", sequence, true));
+        let batches = world.batches(std::mem::take(&mut inputs));
+        told.push(batches[0].registers[0].channel.clone());
+        inputs.push(applied(u64::from(sequence), 0));
+    }
+    told.sort_unstable();
+    assert_eq!(told, ["a", "b", "c"].map(key));
+}
+
+#[test]
+fn counts_go_on_however_many_transitions_wait() {
+    let config = Config {
+        items_max: 8,
+        window: 1,
+        ..Config::default()
+    };
+    let mut world = World::claimed(config);
+    let names: Vec<String> = (0..20).map(|of| format!("c{of:02}")).collect();
+    let transitions = (1..)
+        .zip(&names)
+        .map(|(at, name)| transition(at, name, true));
+    let inputs = [register("z", 7, true)].into_iter().chain(transitions);
+    let first = world.batches(inputs.collect());
+    assert_eq!(
+        (first[0].transitions.len(), first[0].registers.len()),
+        (7, 1)
+    );
+}
+
+#[test]
 fn registers_do_not_overtake_transitions() {
     let config = Config {
         items_max: 2,

@@ -118,7 +118,7 @@ impl Plan {
         let snapshot_entries = [100, 150, 5_000][rng.random_range(0..3)];
         let kept = [0, 20, 100][rng.random_range(0..3)];
         let window = [1, 4, 32][rng.random_range(0..3)];
-        let items_max = [1, 5, 1_000][rng.random_range(0..3)];
+        let items_max = [8, 50, 1_000][rng.random_range(0..3)];
         let millis = |time: Duration| format!("{}ms", time.as_millis());
         let settings = vec![
             "cluster.name=sim".to_owned(),
