@@ -239,7 +239,7 @@ sections! {
         /// Longest time that a count which crosses nothing waits for company; transitions and
         /// crossings go at once. Too low: a log entry per change. Too high: counts are late.
         interval: Duration = ms(50), ms(1)..=secs(10);
-        /// Most facts in one batch.
+        /// Most facts in one batch. Transitions go first, save an eighth for counts that wait.
         batch_items_max: usize = 1_000, 1..=10_000;
         /// Most batches of a shard on their way; further changes coalesce meanwhile. 32 keep a path
         /// of 250 ms busy.
