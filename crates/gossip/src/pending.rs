@@ -95,7 +95,12 @@ impl Pending {
         let mut contents = Contents::default();
         // However many transitions there are, counts go on.
         let reserved = self.registers().min(items_max / COUNTS_SHARE);
-        let (mut room, mut bytes) = (items_max - reserved, BATCH_BYTES_MAX);
+        let kept_bytes = if reserved > 0 {
+            BATCH_BYTES_MAX / COUNTS_SHARE
+        } else {
+            0
+        };
+        let (mut room, mut bytes) = (items_max - reserved, BATCH_BYTES_MAX - kept_bytes);
         while room > 0 {
             let next = self.transitions.front();
             let number = next.map(|transition| transition.number);
@@ -107,7 +112,7 @@ impl Pending {
                 (_, Some(next)) => {
                     let weight = weight(&next.channel);
                     if weight > bytes {
-                        return contents;
+                        break;
                     }
                     bytes -= weight;
                     contents.transitions.extend(self.transitions.pop_front());
@@ -117,6 +122,7 @@ impl Pending {
             room -= 1;
         }
         room += reserved;
+        bytes += kept_bytes;
         // What is left of this turn, and the next one as far as there is room.
         for _ in 0..2 {
             let taken = self.take_registers(room, &mut bytes);

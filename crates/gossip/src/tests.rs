@@ -246,6 +246,19 @@ fn counts_go_on_however_many_transitions_wait() {
 }
 
 #[test]
+fn counts_go_on_however_long_the_names_of_transitions_are() {
+    let mut world = World::claimed(Config::default());
+    let names: Vec<String> = (0..800).map(|of| format!("{of:0>200}")).collect();
+    let transitions = (1..)
+        .zip(&names)
+        .map(|(at, name)| transition(at, name, true));
+    let inputs = [register("z", 7, true)].into_iter().chain(transitions);
+    let first = world.batches(inputs.collect());
+    assert!(first[0].transitions.len() < names.len(), "it is full");
+    assert_eq!(first[0].registers.len(), 1);
+}
+
+#[test]
 fn registers_do_not_overtake_transitions() {
     let config = Config {
         items_max: 2,
