@@ -80,13 +80,13 @@ impl World {
         let Some(status) = record.status.as_ref().filter(|_| self.plan.is_plain) else {
             return Vec::new();
         };
-        let spared = (0..self.plan.nodes.len()).filter(|node| !self.plan.frail.contains(node));
-        let spared: Vec<String> = spared
-            .map(|node| self.plan.listener(node, 2).to_string())
-            .collect();
+        let is_spared = |peer: &str| {
+            let node = self.plan.node_of_peer(peer);
+            node.is_some_and(|node| !self.plan.frail.contains(&node))
+        };
         let nodes = status.nodes.iter();
         nodes
-            .filter(|node| spared.contains(&node.addresses.peer) && node.incarnation != 1)
+            .filter(|node| is_spared(&node.addresses.peer) && node.incarnation != 1)
             .map(|node| {
                 let (id, lives) = (node.id, node.incarnation);
                 format!(

@@ -183,6 +183,13 @@ impl Plan {
         SocketAddr::new(self.node(node), 8080 + listener)
     }
 
+    /// Returns the node whose peers reach it there.
+    #[must_use]
+    pub fn node_of_peer(&self, address: &str) -> Option<usize> {
+        let peer = address.parse().ok()?;
+        (0..self.nodes.len()).find(|node| self.listener(*node, 2) == peer)
+    }
+
     /// Returns the nodes of a region.
     #[must_use]
     pub fn nodes_of(&self, region: usize) -> Vec<usize> {

@@ -537,8 +537,7 @@ impl World {
         };
         let place = |id: u64| {
             let row = status.nodes.iter().find(|row| row.id == id)?;
-            let peer: SocketAddr = row.addresses.peer.parse().ok()?;
-            (0..self.nodes.len()).find(|node| self.plan.listener(*node, 2) == peer)
+            self.plan.node_of_peer(&row.addresses.peer)
         };
         let shards = status.shards.iter();
         let leaders = shards

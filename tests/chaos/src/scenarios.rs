@@ -273,11 +273,7 @@ impl Stand {
                     .map(|fault| format!("{name}: {fault}")),
             );
         }
-        drop(inner);
         wrong.extend(self.cluster.lines_with(&["panicked at"]));
-        if !wrong.is_empty() {
-            self.record.keep_histories(&self.cluster.plan.home)?;
-        }
         Ok(wrong)
     }
 }
@@ -287,7 +283,8 @@ pub(crate) async fn play(name: &str, cluster: Arc<Cluster>) -> Result<(Found, Ve
     let stand = Stand::start(cluster.clone()).await?;
     let record = stand.record.clone();
     let played = play_on(name, stand).await;
-    if played.is_err() {
+    let is_right = matches!(&played, Ok((_, wrong)) if wrong.is_empty());
+    if !is_right {
         record.keep_histories(&cluster.plan.home)?;
     }
     played
