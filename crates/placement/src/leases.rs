@@ -208,6 +208,14 @@ impl Leases {
             .collect()
     }
 
+    /// Returns whether a node has been dead for less than a lease, for
+    /// [`crate::PlanOptions::settling`].
+    #[must_use]
+    pub fn is_settling(&self, now: Monotonic) -> bool {
+        let mut dead = self.dead.values();
+        dead.any(|since| now.since(*since) < self.config.duration)
+    }
+
     /// Returns how long ago a node's present life was last heard.
     #[must_use]
     pub fn age(&self, now: Monotonic, control: &Control, node: NodeId) -> Duration {

@@ -25,6 +25,10 @@ pub struct PlanOptions {
     /// Dead nodes that are not waited for any longer; [`crate::Leases::given_up`] says which. The
     /// replicas of a node that died a moment ago stay where they are: it mostly comes back.
     pub given_up: BTreeSet<NodeId>,
+    /// Whether a node died a moment ago; [`crate::Leases::is_settling`] says so. Whoever its groups
+    /// elected leads them until it is back or that is over: a move would hold up the claims and
+    /// counts that follow a death, and mostly be undone. A drain does not wait for this.
+    pub settling: bool,
 }
 
 impl Default for PlanOptions {
@@ -32,6 +36,7 @@ impl Default for PlanOptions {
         Self {
             changes_max: 8,
             given_up: BTreeSet::new(),
+            settling: false,
         }
     }
 }
@@ -55,7 +60,9 @@ pub fn plan(control: &Control, options: &PlanOptions) -> Vec<ControlCommand> {
     planner.balance_replicas();
     planner.balance_votes();
     planner.balance_owners();
-    planner.leaders();
+    if !options.settling || planner.is_draining() {
+        planner.leaders();
+    }
     planner.commands
 }
 
@@ -140,6 +147,11 @@ impl<'a> Planner<'a> {
             }
         }
         planner
+    }
+
+    /// Returns whether a node that lives is to be emptied.
+    fn is_draining(&self) -> bool {
+        self.health.values().any(|health| *health == Health::Going)
     }
 
     fn health(&self, node: NodeId) -> Health {

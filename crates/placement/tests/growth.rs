@@ -260,6 +260,53 @@ fn a_dead_node_is_replaced_in_its_region_once_given_up() {
 }
 
 #[test]
+fn leadership_stays_while_a_death_is_fresh_unless_a_node_drains() {
+    let mut world = World::found("us", 12, 2);
+    for place in ["eu", "ap", "us", "eu", "ap"] {
+        world.add(place);
+    }
+    world.settle();
+    let moves = |world: &World, start: usize| {
+        let log = &world.log[start..];
+        let moves = log.iter();
+        moves
+            .filter(|command| matches!(command, ControlCommand::PreferLeader { .. }))
+            .count()
+    };
+    let start = world.log.len();
+    world.options.settling = true;
+    world.kill(NodeId(2));
+    world.settle();
+    assert_eq!(moves(&world, start), 0, "it may be back in a moment");
+    world.start(NodeId(2));
+    world.kill(NodeId(3));
+    world.propose(ControlCommand::Drain(NodeId(1))).unwrap();
+    world.settle();
+    assert!(
+        moves(&world, start) > 0,
+        "whoever stops a node waits for it"
+    );
+    world.propose(ControlCommand::Undrain(NodeId(1))).unwrap();
+    world.options.settling = false;
+    world.settle();
+    let led = |node| {
+        let groups = world.control.groups().keys();
+        groups
+            .filter(|id| {
+                world
+                    .control
+                    .leader_target(**id)
+                    .is_some_and(|(_, on)| on == node)
+            })
+            .count()
+    };
+    assert_eq!(led(NodeId(3)), 0, "the dead lead nothing once that is over");
+    world.start(NodeId(3));
+    world.settle();
+    world.check_rest();
+}
+
+#[test]
 fn a_region_without_owner_gets_a_replica_at_once() {
     let mut world = World::found("us", 6, 1);
     for place in ["eu", "ap", "us"] {

@@ -199,6 +199,19 @@ fn the_dead_are_given_up_after_a_while() {
 }
 
 #[test]
+fn a_death_is_fresh_for_as_long_as_a_lease_unless_the_node_is_back() {
+    let (mut world, mut leases) = begin();
+    assert!(!leases.is_settling(at(100_000)));
+    world.kill(NodeId(2));
+    leases.expire(at(100_000), &world.control);
+    assert!(leases.is_settling(at(104_999)));
+    assert!(!leases.is_settling(at(105_000)));
+    world.start(NodeId(2));
+    leases.expire(at(101_000), &world.control);
+    assert!(!leases.is_settling(at(101_000)));
+}
+
+#[test]
 fn the_deadline_is_when_the_next_lease_ends_or_earlier() {
     let (world, mut leases) = begin();
     let mut now = at(100_000);

@@ -150,9 +150,9 @@ impl Keeper {
                     traffic: Traffic::new(self.traffic),
                 });
                 let mut commands = leases.expire(now, &state);
-                let given_up = leases.given_up(now);
                 let options = PlanOptions {
-                    given_up,
+                    given_up: leases.given_up(now),
+                    settling: leases.is_settling(now),
                     ..PlanOptions::default()
                 };
                 commands.extend(plan(&state, &options));
