@@ -333,7 +333,7 @@ impl Inner {
             limits,
             snapshot_sends: Arc::clone(&self.snapshot_sends),
         }));
-        let growth = Arc::new(Growth::default());
+        let growth = Arc::new(Growth::new(limits.snapshot_bytes));
         let log_store = LogStore::new(self.store.clone(), replica, limits.append_bytes);
         let state_machine = StateMachine::new(
             machine,
@@ -341,7 +341,6 @@ impl Inner {
             replica,
             journal,
             Arc::clone(&growth),
-            limits.snapshot_bytes,
         );
         let raft_config = Arc::clone(&self.raft_config);
         let raft = Raft::new(replica.0, raft_config, network, log_store, state_machine)

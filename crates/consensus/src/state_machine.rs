@@ -2,7 +2,7 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -25,12 +25,53 @@ pub(crate) struct SnapshotChunks {
     pub(crate) stored_by: Option<ReplicaId>,
 }
 
-/// How many bytes of commands were applied since the last snapshot. Written by the apply loop,
-/// read by the group's watch task, which asks for a snapshot when told.
-#[derive(Debug, Default)]
+/// How many bytes of commands were applied since the last snapshot, and how many are too many.
+/// Written by the apply loop and by snapshots, read by the group's watch task, which asks for a
+/// snapshot when told.
+#[derive(Debug)]
 pub(crate) struct Growth {
     bytes: AtomicU64,
+    /// Bytes of the last snapshot.
+    snapshot_bytes: AtomicU64,
+    /// Bytes of commands after which a snapshot may be due.
+    bytes_min: u64,
+    /// Whether a snapshot was asked for and is not begun.
+    asked: AtomicBool,
     pub(crate) too_large: Notify,
+}
+
+impl Growth {
+    pub(crate) fn new(bytes_min: u64) -> Self {
+        Self {
+            bytes: AtomicU64::new(0),
+            snapshot_bytes: AtomicU64::new(0),
+            bytes_min,
+            asked: AtomicBool::new(false),
+            too_large: Notify::new(),
+        }
+    }
+
+    /// Asks for a snapshot once half as much was applied as the last one holds, and at least the
+    /// minimum. So a start takes as long as the state is large, whatever happened to it, and
+    /// snapshots write at most twice what the log does.
+    fn grow(&self, bytes: u64) {
+        let applied = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let half = self.snapshot_bytes.load(Ordering::Relaxed) / 2;
+        if applied >= self.bytes_min.max(half) && !self.asked.swap(true, Ordering::Relaxed) {
+            self.too_large.notify_one();
+        }
+    }
+
+    /// Counts anew from a snapshot that is about to be made.
+    fn restart(&self) {
+        self.bytes.store(0, Ordering::Relaxed);
+        self.asked.store(false, Ordering::Relaxed);
+    }
+
+    /// Takes note of the size of the last snapshot.
+    fn measure(&self, bytes: u64) {
+        self.snapshot_bytes.store(bytes, Ordering::Relaxed);
+    }
 }
 
 /// What [`StateMachine`] and its snapshot builders share.
@@ -51,8 +92,6 @@ pub(crate) struct StateMachine {
     applied: Option<LogId>,
     membership: StoredMembership,
     growth: Arc<Growth>,
-    /// Bytes of commands after which a snapshot is due.
-    growth_max: u64,
 }
 
 impl StateMachine {
@@ -62,7 +101,6 @@ impl StateMachine {
         replica: ReplicaId,
         journal: Option<u64>,
         growth: Arc<Growth>,
-        growth_max: u64,
     ) -> Self {
         Self {
             machine: Mutex::new(machine),
@@ -74,7 +112,6 @@ impl StateMachine {
             applied: None,
             membership: StoredMembership::default(),
             growth,
-            growth_max,
         }
     }
 
@@ -96,7 +133,7 @@ impl StateMachine {
         };
         let reply = match &entry.payload {
             Payload::Normal(command) => {
-                self.grow(command.0.len() as u64);
+                self.growth.grow(command.0.len() as u64);
                 self.machine().apply(at, &command.0)
             }
             Payload::Blank => {
@@ -112,13 +149,10 @@ impl StateMachine {
         self.applied = Some(id);
         reply
     }
+}
 
-    fn grow(&self, bytes: u64) {
-        let before = self.growth.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before < self.growth_max && before + bytes >= self.growth_max {
-            self.growth.too_large.notify_one();
-        }
-    }
+fn size(chunks: &[Bytes]) -> u64 {
+    chunks.iter().map(|chunk| chunk.len() as u64).sum()
 }
 
 /// Does what a machine does, and turns its panic into an error: openraft's core would go on without
@@ -151,8 +185,9 @@ impl RaftStateMachine<Types> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        self.growth.bytes.store(0, Ordering::Relaxed);
+        self.growth.restart();
         SnapshotBuilder {
+            growth: Arc::clone(&self.growth),
             disk: self.disk.clone(),
             meta: SnapshotMeta {
                 last_log_id: self.applied,
@@ -180,6 +215,7 @@ impl RaftStateMachine<Types> for StateMachine {
                 .replace(shard, first_index)
                 .await?;
         }
+        let bytes = size(&snapshot.chunks);
         // Then the machine: what it refuses must not take the place of the snapshot on the disk.
         guarded("restore a snapshot", || {
             self.machine().restore(&snapshot.chunks)
@@ -198,7 +234,8 @@ impl RaftStateMachine<Types> for StateMachine {
         }
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        self.growth.bytes.store(0, Ordering::Relaxed);
+        self.growth.restart();
+        self.growth.measure(bytes);
         Ok(())
     }
 
@@ -240,6 +277,7 @@ impl Disk {
 
 /// Encodes a frozen view and stores it, while the machine goes on.
 pub(crate) struct SnapshotBuilder {
+    growth: Arc<Growth>,
     disk: Disk,
     meta: SnapshotMeta,
     /// In a mutex for the same reason as the machine.
@@ -269,6 +307,7 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
                 chunk.len()
             )));
         }
+        self.growth.measure(size(&chunks));
         let journal = self
             .disk
             .journal
@@ -284,5 +323,46 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
             meta: self.meta.clone(),
             snapshot,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    fn is_asked(growth: &Growth) -> bool {
+        growth.too_large.notified().now_or_never().is_some()
+    }
+
+    #[test]
+    fn a_snapshot_is_asked_for_once_by_the_minimum() {
+        let growth = Growth::new(100);
+        growth.grow(99);
+        assert!(!is_asked(&growth));
+        growth.grow(1);
+        assert!(is_asked(&growth));
+        growth.grow(500);
+        assert!(!is_asked(&growth), "asked twice for one snapshot");
+        growth.restart();
+        growth.grow(100);
+        assert!(is_asked(&growth));
+    }
+
+    #[test]
+    fn a_large_state_grows_by_half_before_it_is_written_again() {
+        let growth = Growth::new(100);
+        growth.measure(1_000);
+        growth.grow(499);
+        assert!(!is_asked(&growth));
+        growth.grow(1);
+        assert!(is_asked(&growth));
+        // What is applied while it is made counts for the next one, which may be due at once.
+        growth.restart();
+        growth.grow(150);
+        growth.measure(20);
+        growth.grow(1);
+        assert!(is_asked(&growth));
     }
 }
