@@ -331,6 +331,8 @@ impl Driver {
             // and there are none before this: so it is the base, whatever was applied since, and
             // whether an entry brought the claim or a snapshot that holds it.
             if mark.fence == owning.fence() && !mark.ended && !owning.is_claimed() {
+                let (shard_id, fence) = (self.replica.id.0, mark.fence);
+                tracing::debug!(target: "region", shard = shard_id, %fence, "claimed");
                 owning.claimed(now, shard.base(&self.config.region));
             }
             owning.applied(now, mark);
@@ -506,6 +508,8 @@ impl Driver {
         if let Some(owning) = &mut self.owning {
             let again = owning.pump(now, self.quiet, &mut duties);
             if again {
+                let (shard, fence) = (self.replica.id.0, owning.fence());
+                tracing::debug!(target: "gossip", shard, %fence, "sends again what is not applied");
                 let patience = self.config.gossip.resend_after;
                 self.paths.unacknowledged(now.monotonic, patience);
             }

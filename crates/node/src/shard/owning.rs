@@ -157,6 +157,8 @@ impl Owning {
                         let shard = self.owner.shard().0;
                         tracing::warn!(target: "region", shard, ?missing, "adoption was cut short");
                     }
+                    let (shard, fence) = (self.owner.shard().0, self.owner.fence());
+                    tracing::debug!(target: "region", shard, %fence, "settled");
                     OutboxInput::Settled
                 }
             };
