@@ -32,6 +32,10 @@ struct Arguments {
     log: Option<String>,
 }
 
+// A tenth of a world's time is the system's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How much of what is wrong is told: one thing often makes many.
 const TOLD_MAX: usize = 12;
 
