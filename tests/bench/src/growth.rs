@@ -120,7 +120,7 @@ pub(crate) async fn with_channels(
             "killed, until reads are served again",
             "s",
             "",
-            "a shard takes its first snapshot after 5,000 entries or 16 MiB, so all of the log is replayed",
+            "shards up to half a mebibyte take no snapshot, so all of their log is replayed",
         ),
         Curve::new(
             "an attach until 100 watchers have heard of it, median",

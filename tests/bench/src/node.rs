@@ -194,25 +194,42 @@ impl Nodes {
 
     /// Returns a channel's global count of connections, 0 for one that is not active.
     pub(crate) async fn connections(&self, node: u16, channel: &str) -> Result<u64> {
+        self.count(node, channel, "connections").await
+    }
+
+    /// Returns one of the metrics of a channel's occupancy.
+    async fn count(&self, node: u16, channel: &str, metric: &str) -> Result<u64> {
         let answer = self.get(node, &format!("/channels/{channel}")).await?;
         let details: Value = answer.json().await?;
-        let connections = details.pointer("/status/occupancy/metrics/connections");
-        connections
-            .and_then(Value::as_u64)
-            .context("the status has no count of connections")
+        let metrics = details.pointer("/status/occupancy/metrics");
+        metrics
+            .and_then(|metrics| metrics[metric].as_u64())
+            .with_context(|| format!("the status has no {metric}"))
     }
 
     /// Waits until a node tells that many connections of a channel.
     pub(crate) async fn wait_for(&self, node: u16, channel: &str, expected: u64) -> Result<()> {
+        self.wait_for_count(node, channel, "connections", expected)
+            .await
+    }
+
+    /// Waits until a node tells that count of a channel's occupancy.
+    pub(crate) async fn wait_for_count(
+        &self,
+        node: u16,
+        channel: &str,
+        metric: &str,
+        expected: u64,
+    ) -> Result<()> {
         let begun = Instant::now();
         loop {
-            let told = self.connections(node, channel).await?;
+            let told = self.count(node, channel, metric).await?;
             if told == expected {
                 return Ok(());
             }
             ensure!(
                 begun.elapsed() < START,
-                "{channel} has {told} connections and not {expected}"
+                "{channel} has {told} {metric} and not {expected}"
             );
             // allow-sleep: polls for a condition with a deadline
             tokio::time::sleep(Duration::from_millis(1)).await;

@@ -14,6 +14,9 @@ use crate::traffic;
 /// Connections that ask at a time.
 const READERS: usize = 16;
 
+/// How often all counts change before the node is killed: its log holds much more than its state.
+const CHANGES: u32 = 8;
+
 /// What is measured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
@@ -103,6 +106,8 @@ pub(crate) async fn measure(binary: &Path, port: u16, load: Load, table: &mut Ta
         0.3,
     );
 
+    let mut edge = edge;
+    change(&nodes, &mut edge, channels).await?;
     let mut back = Vec::new();
     let mut nodes = nodes;
     drop(edge);
@@ -115,7 +120,9 @@ pub(crate) async fn measure(binary: &Path, port: u16, load: Load, table: &mut Ta
         back.push((begun.elapsed().as_secs_f64(), used.as_secs_f64()));
         self::walk(&nodes, channels).await?;
     }
-    let what = format!("killed with {channels} channels, serving reads again: s");
+    let what = format!(
+        "killed with {channels} channels whose counts changed {CHANGES} times, serving reads again: s"
+    );
     let back = |which: fn(&(f64, f64)) -> f64| Spread::of(back.iter().map(which));
     table.time(&what, &back(|(wall, _)| *wall), 10.0);
     let used = back(|(_, used)| *used);
@@ -125,6 +132,23 @@ pub(crate) async fn measure(binary: &Path, port: u16, load: Load, table: &mut Ta
         "",
     );
     nodes.process.stop().await;
+    Ok(())
+}
+
+/// Changes the counts of all channels, again and again; returns once the last change is seen.
+async fn change(nodes: &Nodes, edge: &mut Edge, channels: u32) -> Result<()> {
+    for turn in 1..=CHANGES {
+        let order = traffic::shuffled(channels, 2 + u64::from(turn));
+        let (items_max, next) = (edge.items_max, edge.next_sequence());
+        edge.send(&edge::encode_many(&order, 1 + turn, items_max, next))
+            .await?;
+        for channel in order.iter().rev().take(100) {
+            let channel = traffic::channel(*channel);
+            nodes
+                .wait_for_count(0, &channel, "subscribers", u64::from(1 + turn))
+                .await?;
+        }
+    }
     Ok(())
 }
 
