@@ -18,7 +18,7 @@ use headcount_placement::{
     Addresses, ClusterFacts, Control, ControlCommand, FOUNDING_NODE, FOUNDING_REPLICA, GroupId,
 };
 use headcount_rpc::control::ControlClient;
-use headcount_rpc::peers::{Identity, Network};
+use headcount_rpc::peers::{Identity, Network, Peer};
 use headcount_rpc::read::ReadClient;
 use headcount_rpc::{control as rpc_control, peers, read};
 use tokio::sync::watch;
@@ -717,6 +717,7 @@ impl Boot {
                 incarnation: Incarnation(0),
                 cluster: membership.cluster.to_string(),
                 fingerprint: self.config.cluster.fingerprint().to_string(),
+                address: self.addresses.peer.clone(),
             },
         );
         self.follow_peers(&network, &membership);
@@ -1010,20 +1011,19 @@ impl Boot {
             .filter(|member| member.node != node);
         let now = delays.borrow_and_update().clone();
         let first: Vec<_> = first
-            .map(|member| {
-                (
-                    member.node,
-                    member.peer.clone(),
-                    delay(&now, &member.region),
-                )
+            .map(|member| Peer {
+                node: member.node,
+                incarnation: Incarnation(0),
+                address: member.peer.clone(),
+                delay: delay(&now, &member.region),
             })
             .collect();
-        let set = |network: &Network, peers| {
-            if let Err((peer, reason)) = network.set_peers(peers) {
+        let set = |network: &Network, peers: Vec<Peer>, knows: &dyn Fn(NodeId) -> bool| {
+            if let Err((peer, reason)) = network.set_peers(peers, knows) {
                 tracing::error!(target: "rpc", %peer, reason, "a peer has no usable address");
             }
         };
-        set(network, first);
+        set(network, first, &|_| false);
         let (network, mut control) = (network.clone(), self.progress.control.clone());
         self.tasks.spawn(async move {
             loop {
@@ -1037,18 +1037,17 @@ impl Boot {
                     **id != node && other.state != headcount_placement::NodeState::Removed
                 });
                 let peers: Vec<_> = others
-                    .map(|(id, other)| {
-                        (
-                            *id,
-                            other.addresses.peer.clone(),
-                            delay(&now, &other.region),
-                        )
+                    .map(|(id, other)| Peer {
+                        node: *id,
+                        incarnation: other.incarnation,
+                        address: other.addresses.peer.clone(),
+                        delay: delay(&now, &other.region),
                     })
                     .collect();
                 // A state from before the join does not name all that the join named, and without
                 // a way to the leader it would never become newer.
                 if state.node(node).is_some() {
-                    set(&network, peers);
+                    set(&network, peers, &|node| state.node(node).is_some());
                 }
             }
         });

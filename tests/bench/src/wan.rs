@@ -16,7 +16,9 @@ use headcount_model::{
     OwnerRef, RegionName, ShardId, ShardMap, Stage as _, Timestamp,
 };
 use headcount_net::Dialer;
-use headcount_rpc::peers::{Identity, Inbound, Network, NetworkConfig, RelayParcel, services};
+use headcount_rpc::peers::{
+    Identity, Inbound, Network, NetworkConfig, Peer, RelayParcel, services,
+};
 use headcount_wire::proto::consensus::v1::{Envelope, SnapshotHeader, SnapshotReply};
 use headcount_wire::proto::gossip::v1::parcel::Body;
 use headcount_wire::{NameWriter, Parcel, ParcelBody, encode_entry, encode_parcels};
@@ -89,8 +91,13 @@ async fn told(channels: u32) -> Result<(Passed, Passed)> {
         Dialer::default(),
         identity(TELLER),
     );
-    let peers = [(TOLD, address.to_string(), Duration::ZERO)];
-    let known = network.set_peers(peers);
+    let peer = Peer {
+        node: TOLD,
+        incarnation: Incarnation(1),
+        address: address.to_string(),
+        delay: Duration::ZERO,
+    };
+    let known = network.set_peers([peer], |_| true);
     known.map_err(|(_, reason)| anyhow::anyhow!(reason))?;
     // What opens the stream passes before anything is counted.
     while !network.is_connected(TOLD) {
@@ -274,6 +281,7 @@ fn identity(node: NodeId) -> Identity {
         incarnation: Incarnation(1),
         cluster: "bench".to_owned(),
         fingerprint: "bench".to_owned(),
+        address: String::new(),
     }
 }
 

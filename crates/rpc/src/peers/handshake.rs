@@ -15,6 +15,10 @@ const INCARNATION: &str = "headcount-incarnation";
 const CLUSTER: &str = "headcount-cluster";
 const FINGERPRINT: &str = "headcount-fingerprint";
 const PROTOCOL: &str = "headcount-protocol";
+const ADDRESS: &str = "headcount-address";
+
+/// Longest address that a peer may introduce itself with: that of a host name and a port.
+const ADDRESS_BYTES_MAX: usize = 253 + 6;
 
 /// Identity: what a node tells every peer that it connects to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +31,17 @@ pub struct Identity {
     pub cluster: String,
     /// Hash of the settings that must be equal on all nodes, in hexadecimal.
     pub fingerprint: String,
+    /// Where other nodes reach it, `host:port`.
+    pub address: String,
+}
+
+/// Introduction: how a peer says that it can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Introduction {
+    pub(crate) node: NodeId,
+    /// 0 if it has not registered this life yet.
+    pub(crate) incarnation: Incarnation,
+    pub(crate) address: String,
 }
 
 impl Identity {
@@ -43,6 +58,20 @@ impl Identity {
             let value = value.parse().expect("numbers and hexadecimal are ASCII");
             request.metadata_mut().insert(key, value);
         }
+        if let Ok(address) = self.address.parse() {
+            request.metadata_mut().insert(ADDRESS, address);
+        }
+    }
+
+    /// Returns how a peer that was admitted introduces itself, if it does.
+    pub(crate) fn introduction(node: NodeId, metadata: &MetadataMap) -> Option<Introduction> {
+        let address = text(metadata, ADDRESS).ok()?;
+        let incarnation = text(metadata, INCARNATION).ok()?.parse().ok()?;
+        (!address.is_empty() && address.len() <= ADDRESS_BYTES_MAX).then(|| Introduction {
+            node,
+            incarnation: Incarnation(incarnation),
+            address: address.to_owned(),
+        })
     }
 
     /// Checks a peer's request against this node's own identity; returns the peer.
@@ -105,6 +134,7 @@ mod tests {
             incarnation: Incarnation(2),
             cluster,
             fingerprint,
+            address: "h7:1".to_owned(),
         }
     }
 

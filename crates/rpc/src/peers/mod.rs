@@ -20,7 +20,7 @@ mod ways;
 mod tests;
 
 pub use handshake::{Identity, PROTOCOL_MAX, PROTOCOL_MIN};
-pub use network::{Network, NetworkConfig, SendError};
+pub use network::{Network, NetworkConfig, Peer, SendError};
 pub use ports::Inbound;
 pub use relayed::{RelayMessage, RelayParcel};
 pub use server::{MESSAGE_BYTES_MAX, services};

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt};
-use headcount_model::NodeId;
+use headcount_model::{Incarnation, NodeId};
 use headcount_net::Dialer;
 use headcount_wire::proto::consensus::v1::consensus_client::ConsensusClient;
 use headcount_wire::proto::consensus::v1::install_snapshot_request::Part;
@@ -28,7 +28,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-use super::handshake::Identity;
+use super::handshake::{Identity, Introduction};
 use super::link::{BatchStream, Outlet, Refused, outlet, weighed_outlet};
 use super::relayed::RelayParcel;
 use super::server::MESSAGE_BYTES_MAX;
@@ -73,6 +73,23 @@ impl Default for NetworkConfig {
     }
 }
 
+/// Most links; nodes that introduce themselves beyond that are not answered before the control group
+/// has told of them.
+const LINKS_MAX: usize = 1_024;
+
+/// Peer: another node, and the way there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The node.
+    pub node: NodeId,
+    /// The life that it was in when it had this address.
+    pub incarnation: Incarnation,
+    /// Where it is reached, `host:port`.
+    pub address: String,
+    /// The one-way delay that is emulated on the way there.
+    pub delay: Duration,
+}
+
 /// Why nothing was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
@@ -115,6 +132,10 @@ struct Inner {
 struct Link {
     address: String,
     delay: Duration,
+    /// As of which life of the node this is its address.
+    incarnation: Incarnation,
+    /// Whether the node said itself that it is to be reached there.
+    introduced: bool,
     channel: Channel,
     raft: Outlet<Envelope>,
     gossip: Outlet<Parcel>,
@@ -163,30 +184,78 @@ impl Network {
             .clone()
     }
 
-    /// Makes `peers` the nodes that can be reached: id, `host:port`, and the one-way delay that is
-    /// emulated on the way there. Ways that stay the same are not touched; must be called inside a
-    /// tokio runtime.
+    /// Makes `peers` the nodes that can be reached. Ways that stay the same are not touched; neither
+    /// are those to nodes that introduced themselves and of which `knows` says that the caller has
+    /// not heard. Must be called inside a tokio runtime.
     ///
     /// # Errors
     /// The peer whose address cannot be used, with the reason; the others are set.
     pub fn set_peers(
         &self,
-        peers: impl IntoIterator<Item = (NodeId, String, Duration)>,
+        peers: impl IntoIterator<Item = Peer>,
+        knows: impl Fn(NodeId) -> bool,
     ) -> Result<(), (NodeId, String)> {
         let mut links = self.0.links.write().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut *links);
         let mut fault = Ok(());
-        for (node, address, delay) in peers {
-            let same = before.remove(&node);
-            let same = same.filter(|link| link.address == address && link.delay == delay);
-            match same.map_or_else(|| self.open(node, address, delay).map(Arc::new), Ok) {
+        for peer in peers {
+            let (node, same) = (peer.node, before.remove(&peer.node));
+            let same = same.filter(|link| {
+                let is_newer = link.introduced && link.incarnation > peer.incarnation;
+                is_newer || link.address == peer.address && link.delay == peer.delay
+            });
+            match same.map_or_else(|| self.open(peer, false).map(Arc::new), Ok) {
                 Ok(link) => {
                     links.insert(node, link);
                 }
                 Err(reason) => fault = Err((node, reason)),
             }
         }
+        let unheard = |(node, link): &(NodeId, Arc<Link>)| link.introduced && !knows(*node);
+        links.extend(before.into_iter().filter(unheard));
         fault
+    }
+
+    /// Opens a way back to a node that this one has not heard of, or not of its present life. Whoever
+    /// leads the control group may be such a node; if it were not answered before its log has told
+    /// of it, it could never tell.
+    fn introduce(&self, introduction: Introduction) {
+        let Introduction {
+            node,
+            incarnation,
+            address,
+        } = introduction;
+        let is_known = |links: &BTreeMap<NodeId, Arc<Link>>| {
+            let known = links.get(&node);
+            known.is_some_and(|link| link.address == address || link.incarnation >= incarnation)
+        };
+        if node == self.identity().node
+            || is_known(&self.0.links.read().unwrap_or_else(PoisonError::into_inner))
+        {
+            return;
+        }
+        let mut links = self.0.links.write().unwrap_or_else(PoisonError::into_inner);
+        if is_known(&links) {
+            return;
+        }
+        if links.len() >= LINKS_MAX {
+            tracing::warn!(target: "rpc", %node, address, "too many nodes introduce themselves");
+            return;
+        }
+        let peer = Peer {
+            node,
+            incarnation,
+            address,
+            delay: Duration::ZERO,
+        };
+        match self.open(peer, true) {
+            Ok(link) => {
+                let address = &link.address;
+                tracing::info!(target: "rpc", %node, %incarnation, address, "introduced itself");
+                links.insert(node, Arc::new(link));
+            }
+            Err(reason) => tracing::warn!(target: "rpc", %node, reason, "a useless introduction"),
+        }
     }
 
     /// Puts an envelope on its way.
@@ -285,12 +354,18 @@ impl Network {
         request
     }
 
-    /// Checks that a request comes from a member of this node's cluster; returns which.
+    /// Checks that a request comes from a member of this node's cluster; returns which. It can be
+    /// answered from then on, also if this node has not heard of it before. Must be called inside a
+    /// tokio runtime.
     ///
     /// # Errors
     /// The status that the caller is to be told.
     pub fn admit(&self, metadata: &MetadataMap) -> Result<NodeId, Status> {
-        self.identity().admit(metadata)
+        let node = self.identity().admit(metadata)?;
+        if let Some(introduction) = Identity::introduction(node, metadata) {
+            self.introduce(introduction);
+        }
+        Ok(node)
     }
 
     /// Returns whether the streams of raft and of counts to a node are open, as far as is known.
@@ -317,7 +392,13 @@ impl Network {
         links.get(&to).cloned().ok_or(SendError::NotConnected)
     }
 
-    fn open(&self, node: NodeId, address: String, delay: Duration) -> Result<Link, String> {
+    fn open(&self, peer: Peer, introduced: bool) -> Result<Link, String> {
+        let Peer {
+            node,
+            incarnation,
+            address,
+            delay,
+        } = peer;
         let NetworkConfig {
             connect_timeout,
             keep_alive,
@@ -364,6 +445,8 @@ impl Network {
         Ok(Link {
             address,
             delay,
+            incarnation,
+            introduced,
             channel,
             raft,
             gossip,

@@ -60,6 +60,7 @@ impl Node {
             incarnation: Incarnation(1),
             cluster: "c".to_owned(),
             fingerprint: "f".to_owned(),
+            address: String::new(),
         };
         let network = Network::new(config, Dialer::default(), identity);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -91,8 +92,29 @@ impl Node {
 
     fn know(&self, peer: &Self, delay: Duration) {
         let _inside = self.runtime.as_ref().unwrap().enter();
-        let peers = [(peer.id, peer.address.clone(), delay)];
-        self.network.set_peers(peers).unwrap();
+        let peer = Peer {
+            node: peer.id,
+            incarnation: Incarnation(1),
+            address: peer.address.clone(),
+            delay,
+        };
+        self.hear_of(&[peer], &[]);
+    }
+
+    /// Hears that there are `peers`, and that there were those that are `gone`.
+    fn hear_of(&self, peers: &[Peer], gone: &[NodeId]) {
+        let _inside = self.runtime.as_ref().unwrap().enter();
+        let knows = |node| gone.contains(&node) || peers.iter().any(|peer| peer.node == node);
+        self.network.set_peers(peers.to_vec(), knows).unwrap();
+    }
+
+    /// Tells everybody from now on where it is.
+    fn introduce_itself(&self, incarnation: u64, address: &str) {
+        self.network.identify(Identity {
+            incarnation: Incarnation(incarnation),
+            address: address.to_owned(),
+            ..self.network.identity()
+        });
     }
 
     fn carry(&self, to: NodeId, parcel: &RelayParcel) -> Result<(), SendError> {
@@ -256,4 +278,51 @@ async fn a_broken_way_has_a_higher_number_when_it_is_opened_again() {
     a.opening(B, Some(again)).await;
     a.carry(B, &parcel(3, 1)).unwrap();
     assert_eq!(b.take().await, (A, parcel(3, 1)));
+}
+
+#[tokio::test]
+async fn who_was_not_heard_of_can_be_answered() {
+    let known = Node::start(NodeId(1), NetworkConfig::default()).await;
+    let mut stranger = Node::start(NodeId(2), NetworkConfig::default()).await;
+    stranger.introduce_itself(0, &stranger.address);
+    stranger.know(&known, Duration::ZERO);
+    let opening = known.opening(stranger.id, None).await;
+    known.carry(stranger.id, &parcel(1, 10)).unwrap();
+    assert_eq!(stranger.take().await.0, known.id);
+
+    // What the control group says meanwhile does not speak of it, and takes nothing away.
+    known.hear_of(&[], &[]);
+    known.carry(stranger.id, &parcel(2, 10)).unwrap();
+    assert_eq!(stranger.take().await.1, parcel(2, 10));
+    assert_eq!(known.opening(stranger.id, None).await, opening);
+
+    // It was removed.
+    known.hear_of(&[], &[stranger.id]);
+    let refused = known.carry(stranger.id, &parcel(3, 10));
+    assert_eq!(refused, Err(SendError::NotConnected));
+}
+
+#[tokio::test]
+async fn the_address_of_the_later_life_counts() {
+    let known = Node::start(NodeId(1), NetworkConfig::default()).await;
+    let mut moved = Node::start(NodeId(2), NetworkConfig::default()).await;
+    let at = |incarnation, address: &str| Peer {
+        node: NodeId(2),
+        incarnation: Incarnation(incarnation),
+        address: address.to_owned(),
+        delay: Duration::ZERO,
+    };
+    let nowhere = at(3, "127.0.0.1:1");
+    known.hear_of(std::slice::from_ref(&nowhere), &[]);
+    moved.introduce_itself(4, &moved.address);
+    moved.know(&known, Duration::ZERO);
+    known.opening(moved.id, None).await;
+    // Again what is out of date.
+    known.hear_of(&[nowhere], &[]);
+    known.carry(moved.id, &parcel(1, 10)).unwrap();
+    assert_eq!(moved.take().await.0, known.id);
+    // The control group has the last word on the same life.
+    known.hear_of(&[at(4, "127.0.0.1:1")], &[]);
+    let gone = |ways: &RelayWays| ways.opening(NodeId(2)).is_none();
+    known.wait("the old address is given up", gone).await;
 }

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
 
 use super::*;
-use crate::peers::{Identity, Network, NetworkConfig};
+use crate::peers::{Identity, Network, NetworkConfig, Peer};
 
 const WITHIN: Duration = Duration::from_secs(10);
 
@@ -187,6 +187,7 @@ fn network(cluster: &str) -> Network {
         incarnation: Incarnation(1),
         cluster: cluster.to_owned(),
         fingerprint: "f".to_owned(),
+        address: String::new(),
     };
     Network::new(NetworkConfig::default(), Dialer::default(), identity)
 }
@@ -198,7 +199,13 @@ async fn client_of(cluster: &str, delay: Duration) -> ReadClient {
     let router = tonic::transport::Server::builder().add_service(service(&network("c"), Holder));
     tokio::spawn(router.serve_with_incoming(TcpIncoming::from(listener)));
     let asking = network(cluster);
-    asking.set_peers([(NodeId(2), address, delay)]).unwrap();
+    let holder = Peer {
+        node: NodeId(2),
+        incarnation: Incarnation(1),
+        address,
+        delay,
+    };
+    asking.set_peers([holder], |_| true).unwrap();
     ReadClient::new(asking)
 }
 
