@@ -9,10 +9,17 @@
 //!   once, so that they share messages to the peers;
 //! * a follower's ticker stands still as long as its leader is heard. It runs again after at most
 //!   three beats of silence, and an election is due no earlier than `election_max` +
-//!   `election_min`, which is more than six: so when to campaign stays openraft's decision, and
-//!   comes no later;
+//!   `election_min`, which is more than six: so it comes no later than by openraft's own decision;
 //! * every other ticker runs: candidates, and whoever has never heard of a leader.
+//!
+//! One follower waits for no random time: the first heir, whom all voters know. It asks for a
+//! pre-vote with each beat from when the leader's lease is over until somebody else is voted for.
+//! So a lost leader is followed one lease and at most a beat later, and two voters that are far
+//! apart do not take each other's votes away. Should the heir be gone too, or lack entries, the
+//! others campaign after their random times.
 
+use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -20,10 +27,11 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::metrics::RaftServerMetrics;
 use tokio::time::MissedTickBehavior;
 
 use crate::host::Inner;
-use crate::types::Raft;
+use crate::types::{Raft, Types};
 
 /// Beats without a word of the leader after which a follower's ticker runs. Heartbeats come once
 /// per beat of another node's clock, so a single beat may well be missed.
@@ -89,13 +97,43 @@ pub(crate) async fn run(heartbeat: Duration, host: Weak<Inner>) {
         let Some(host) = host.upgrade() else { return };
         for group in host.started() {
             let (raft, silence) = (&group.0.raft, &group.0.silence);
-            let state = raft.server_metrics().borrow_watched().state;
-            let beat = Beat::of(state, silence.beat());
+            let metrics = raft.server_metrics();
+            let metrics = metrics.borrow_watched();
+            let beat = Beat::of(metrics.state, silence.beat());
+            let campaigns = beat == Beat::Tick && is_first_heir(&metrics);
+            drop(metrics);
             raft.runtime_config().tick(beat == Beat::Tick);
             if beat == Beat::Heartbeat {
                 send_heartbeats(raft);
+            } else if campaigns {
+                campaign(raft);
             }
         }
+    }
+}
+
+/// Returns whether the replica is the voter that is to follow the leader which it knows: the one
+/// after it by number. Nobody is who has voted for somebody else since.
+fn is_first_heir(metrics: &RaftServerMetrics<Types>) -> bool {
+    let Some(leader) = metrics.current_leader else {
+        return false;
+    };
+    let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
+    first_heir(&voters, leader) == Some(metrics.id)
+}
+
+fn first_heir(voters: &BTreeSet<u64>, leader: u64) -> Option<u64> {
+    let after = voters.range((Bound::Excluded(leader), Bound::Unbounded));
+    let around = voters.range(..leader);
+    after.chain(around).next().copied()
+}
+
+/// Asks for a pre-vote. As long as the leader's lease is not over, here or with a majority, nothing
+/// comes of that.
+fn campaign(raft: &Raft) {
+    let asked = tokio::task::unconstrained(raft.trigger().elect(true)).now_or_never();
+    if !matches!(asked, Some(Ok(()))) {
+        tracing::debug!(target: "consensus", replica = raft.node_id(), "no vote was asked for");
     }
 }
 
@@ -138,6 +176,15 @@ mod tests {
             assert_eq!(Beat::of(state, true), Beat::Rest);
             assert_eq!(Beat::of(state, false), Beat::Tick);
         }
+    }
+
+    #[test]
+    fn all_voters_name_the_same_heir() {
+        let voters = BTreeSet::from([3, 5, 9]);
+        let heirs = [3, 4, 5, 9, 12].map(|leader| first_heir(&voters, leader));
+        assert_eq!(heirs, [Some(5), Some(5), Some(9), Some(3), Some(3)]);
+        assert_eq!(first_heir(&BTreeSet::from([7]), 7), None);
+        assert_eq!(first_heir(&BTreeSet::new(), 7), None);
     }
 
     #[test]
