@@ -14,6 +14,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::Fatal;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use crate::beat::Silence;
 use crate::calls::Calls;
@@ -33,6 +34,9 @@ use crate::{GroupId, HostConfig, beat, codec, telemetry};
 
 /// How often the gauges are set.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long to wait after a snapshot was asked for before it is asked for again.
+const SNAPSHOT_PAUSE: Duration = Duration::from_millis(200);
 
 /// All raft groups of a node; cheap to clone.
 ///
@@ -440,6 +444,8 @@ struct Watching {
 impl Watching {
     async fn run(self, told: watch::Sender<Leadership>) {
         let mut server = self.raft.server_metrics();
+        // openraft passes over a trigger while it makes a snapshot.
+        let mut snapshot_after = Instant::now();
         loop {
             let now = Leadership::observe(&server.borrow_watched());
             told.send_if_modified(|before| {
@@ -454,7 +460,8 @@ impl Watching {
                 changed = server.changed() => if changed.is_err() {
                     return self.ended();
                 },
-                () = self.growth.too_large.notified() => {
+                () = due(&self.growth, snapshot_after) => {
+                    snapshot_after = Instant::now() + SNAPSHOT_PAUSE;
                     if self.raft.trigger().snapshot().await.is_err() {
                         return self.ended();
                     }
@@ -476,6 +483,12 @@ impl Watching {
             }
         }
     }
+}
+
+/// Waits until a snapshot is due, and not before `after`.
+async fn due(growth: &Growth, after: Instant) {
+    tokio::time::sleep_until(after).await;
+    growth.due().await;
 }
 
 /// Passes on the store's failure, which groups without traffic would not notice.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -35,9 +35,8 @@ pub(crate) struct Growth {
     snapshot_bytes: AtomicU64,
     /// Bytes of commands after which a snapshot may be due.
     bytes_min: u64,
-    /// Whether a snapshot was asked for and is not begun.
-    asked: AtomicBool,
-    pub(crate) too_large: Notify,
+    /// Rung whenever a snapshot is due.
+    due: Notify,
 }
 
 impl Growth {
@@ -46,26 +45,37 @@ impl Growth {
             bytes: AtomicU64::new(0),
             snapshot_bytes: AtomicU64::new(0),
             bytes_min,
-            asked: AtomicBool::new(false),
-            too_large: Notify::new(),
+            due: Notify::new(),
         }
     }
 
-    /// Asks for a snapshot once half as much was applied as the last one holds, and at least the
-    /// minimum. So a start takes as long as the state is large, whatever happened to it, and
-    /// snapshots write at most twice what the log does.
-    fn grow(&self, bytes: u64) {
-        let applied = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+    /// Waits until a snapshot is due: once half as much was applied as the last one holds, and at
+    /// least the minimum. So a start takes as long as the state is large, whatever happened to it,
+    /// and snapshots write at most twice what the log does.
+    pub(crate) async fn due(&self) {
+        loop {
+            self.due.notified().await;
+            if self.is_due() {
+                return;
+            }
+        }
+    }
+
+    fn is_due(&self) -> bool {
         let half = self.snapshot_bytes.load(Ordering::Relaxed) / 2;
-        if applied >= self.bytes_min.max(half) && !self.asked.swap(true, Ordering::Relaxed) {
-            self.too_large.notify_one();
+        self.bytes.load(Ordering::Relaxed) >= self.bytes_min.max(half)
+    }
+
+    fn grow(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if self.is_due() {
+            self.due.notify_one();
         }
     }
 
     /// Counts anew from a snapshot that is about to be made.
     fn restart(&self) {
         self.bytes.store(0, Ordering::Relaxed);
-        self.asked.store(false, Ordering::Relaxed);
     }
 
     /// Takes note of the size of the last snapshot.
@@ -333,19 +343,21 @@ mod tests {
     use super::*;
 
     fn is_asked(growth: &Growth) -> bool {
-        growth.too_large.notified().now_or_never().is_some()
+        growth.due().now_or_never().is_some()
     }
 
     #[test]
-    fn a_snapshot_is_asked_for_once_by_the_minimum() {
+    fn a_snapshot_is_due_by_the_minimum_until_it_is_begun() {
         let growth = Growth::new(100);
         growth.grow(99);
         assert!(!is_asked(&growth));
         growth.grow(1);
         assert!(is_asked(&growth));
-        growth.grow(500);
-        assert!(!is_asked(&growth), "asked twice for one snapshot");
+        growth.grow(1);
+        assert!(is_asked(&growth), "the first time may have been refused");
+        growth.grow(1);
         growth.restart();
+        assert!(!is_asked(&growth));
         growth.grow(100);
         assert!(is_asked(&growth));
     }
