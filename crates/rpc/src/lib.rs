@@ -8,13 +8,15 @@
 //!   port.
 //! * [`peers`] carries raft's envelopes, counts, relayed messages and snapshots between nodes;
 //!   [`control`] asks other nodes about membership, leases and leaderships; [`read`] asks those
-//!   that hold a shard for channels and events.
+//!   that hold a shard for channels and events; [`handover`] asks the node that a realtime client
+//!   came from to end its connection.
 //!
 //! A shell without decisions: each module declares what it needs of its node as traits, checks what
 //! comes over the wire, and answers with statuses that say what to do. The driver binds listeners,
 //! implements the traits, and adds the services to a server.
 
 pub mod control;
+pub mod handover;
 pub mod peers;
 pub mod read;
 pub mod reporter;
