@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use headcount_access::{AccessError, Apps, Credential, RevocationTarget};
+use headcount_access::{AccessError, Apps, ClientIdRule, Credential, RevocationTarget};
 use headcount_model::{
     AppId, ChannelKey, ChannelName, ChannelStatus, ConnectionId, EventKinds, HistoryPoint, NodeId,
     Refusal, RegionName, ReportItem, ShardId, Timestamp, WatchError, WatchEvent, WatchFilter,
@@ -31,6 +31,8 @@ pub struct Ports {
     pub entropy: Arc<dyn Entropy>,
     /// Counts of realtime clients.
     pub counting: Arc<dyn Counting>,
+    /// Connections of clients that come from other nodes.
+    pub handing: Arc<dyn HandingOver>,
     /// The way to the owners of this region, for messages and presence.
     pub outlet: Arc<dyn Outlet>,
     /// The node that this listener belongs to.
@@ -226,6 +228,80 @@ pub trait Counting: Send + Sync + 'static {
 
     /// Stops counting a connection, with its attachments and members. Never lost.
     fn forget(&self, app: AppId, connection: ConnectionId);
+
+    /// Resolves once the regional owners that are reachable have acknowledged what was counted and
+    /// uncounted before.
+    fn settled(&self) -> BoxFuture<'_, ()>;
+}
+
+/// A connection that its client has gone on from at another node.
+#[derive(Clone, PartialEq, Eq)]
+pub struct OldConnection {
+    /// Its app.
+    pub app: AppId,
+    /// Its id.
+    pub connection: ConnectionId,
+    /// What its client alone knows.
+    pub secret: String,
+    /// Who has gone on.
+    pub identity: ClientIdRule,
+}
+
+impl fmt::Debug for OldConnection {
+    /// Leaves the secret out: with it, anybody may take the connection over.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OldConnection")
+            .field("app", &self.app)
+            .field("connection", &self.connection)
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a node says of a connection that it was to end. Nothing of it counts any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Released {
+    /// It was ended.
+    Ended,
+    /// There is none with that secret, or it is somebody else's.
+    Unknown,
+}
+
+/// Why a node has not ended a connection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not released: {reason}; to be tried again")]
+pub struct NotReleased {
+    /// What is missing.
+    pub reason: String,
+}
+
+/// Where a node is, of which a client's key says that it comes from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// In this region, dead or alive: what it counts is in the same sums as what this one counts.
+    Here,
+    /// In another region.
+    Elsewhere,
+    /// It is no member of the cluster, and counts nothing.
+    Nowhere,
+}
+
+/// Ends connections at the nodes that their clients came from (R8).
+pub trait HandingOver: Send + Sync + 'static {
+    /// Returns where a node is.
+    fn whereabouts(&self, node: NodeId) -> Whereabouts;
+
+    /// Asks a node once, for about a second, to end a connection.
+    fn release(
+        &self,
+        node: NodeId,
+        old: OldConnection,
+    ) -> BoxFuture<'_, Result<Released, NotReleased>>;
+
+    /// Resolves once the lease that a node has at the call has ended, and the owners of its region
+    /// have had time to hear of that, or once the node has said that it has no clients any more:
+    /// what it counted is in no sum.
+    fn lease_ended(&self, node: NodeId) -> BoxFuture<'static, ()>;
 }
 
 /// The way of messages and presence to other nodes (design.md section 2.6).

@@ -5,6 +5,7 @@ mod auth;
 mod chat;
 mod client;
 mod events;
+mod handover;
 mod limits;
 mod list;
 mod log;

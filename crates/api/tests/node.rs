@@ -12,15 +12,15 @@ use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
 use headcount_access::{AccessError, AppSpec, Apps, Credential, KeySpec, Revocations, Secret};
 use headcount_api::ports::{
-    Access, Clock, Counting, Directory, Entropy, Freshness, HistoryQuery, HistoryRead, ListItem,
-    ListQuery, ListRead, Outlet, Ports, ReadError, ReadLevel, RevokeError, Revoking, Source,
-    StatusRead,
+    Access, Clock, Counting, Directory, Entropy, Freshness, HandingOver, HistoryQuery, HistoryRead,
+    ListItem, ListQuery, ListRead, NotReleased, OldConnection, Outlet, Ports, ReadError, ReadLevel,
+    Released, RevokeError, Revoking, Source, StatusRead, Whereabouts,
 };
 use headcount_api::{Config, NodeIdentity, Realtime, RealtimeConfig};
 use headcount_model::{
     AppId, ChannelKey, ChannelStatus, ConnectionId, CursorError, Era, Event, EventId, EventKind,
-    HistoryPoint, Incarnation, Modes, NodeId, Occupancy, Position, Refusal, RegionName, ReportItem,
-    ShardId, Timestamp, WatchError, WatchEvent, WatchFilter, WatchItem,
+    HistoryPoint, Incarnation, Modes, NodeId, Occupancy, Position, Refusal, RefusalReason,
+    RegionName, ReportItem, ShardId, Timestamp, WatchError, WatchEvent, WatchFilter, WatchItem,
 };
 use headcount_relay::GatewayMessage;
 use tokio::net::TcpListener;
@@ -79,9 +79,38 @@ pub(crate) struct World {
     pub(crate) greets: Mutex<bool>,
     /// What realtime clients are attached to, and their members.
     pub(crate) books: Mutex<Books>,
+    /// The channel that nobody may be attached to.
+    pub(crate) refused: Mutex<Option<String>>,
+    /// Whether owners have acknowledged everything.
+    pub(crate) settled: watch::Sender<bool>,
+    /// The nodes that clients may come from.
+    pub(crate) others: Mutex<BTreeMap<NodeId, Other>>,
     /// What the relay was given for owners.
     pub(crate) relayed: Mutex<Vec<(ShardId, GatewayMessage)>>,
     randoms: Mutex<u64>,
+}
+
+/// A node that clients may come from.
+#[derive(Clone, Debug)]
+pub(crate) struct Other {
+    pub(crate) whereabouts: Whereabouts,
+    /// Ends connections, if the node can be reached.
+    pub(crate) realtime: Option<Realtime>,
+    pub(crate) lease_ended: watch::Sender<bool>,
+    /// What it was asked to end.
+    pub(crate) asked: Vec<OldConnection>,
+}
+
+impl Other {
+    /// One that does not answer.
+    pub(crate) fn silent(whereabouts: Whereabouts) -> Self {
+        Self {
+            whereabouts,
+            realtime: None,
+            lease_ended: watch::Sender::new(false),
+            asked: Vec::new(),
+        }
+    }
 }
 
 /// What realtime clients were reported to be attached to.
@@ -176,6 +205,9 @@ impl World {
             revokings: Mutex::default(),
             greets: Mutex::default(),
             books: Mutex::default(),
+            refused: Mutex::default(),
+            settled: watch::Sender::new(true),
+            others: Mutex::default(),
             relayed: Mutex::default(),
             randoms: Mutex::default(),
         }
@@ -381,9 +413,26 @@ fn point(event: &Arc<WatchEvent>) -> HistoryPoint {
 
 impl Counting for World {
     fn report(&self, _app: AppId, items: Vec<ReportItem>) -> BoxFuture<'_, Vec<Refusal>> {
+        let refused = self.refused.lock().unwrap().clone();
         let mut books = self.books.lock().unwrap();
-        items.iter().for_each(|item| books.note(item));
-        std::future::ready(Vec::new()).boxed()
+        let mut refusals = Vec::new();
+        for (number, item) in (0..).zip(&items) {
+            match item {
+                ReportItem::Attach { channel, .. }
+                    if refused.as_deref() == Some(channel.as_str()) =>
+                {
+                    refusals.push(Refusal {
+                        item: number,
+                        reason: RefusalReason::Overloaded {
+                            what: "channels",
+                            limit: 0,
+                        },
+                    });
+                }
+                _ => books.note(item),
+            }
+        }
+        std::future::ready(refusals).boxed()
     }
 
     fn uncount(&self, _app: AppId, items: Vec<ReportItem>) {
@@ -394,6 +443,43 @@ impl Counting for World {
     fn forget(&self, _app: AppId, connection: ConnectionId) {
         let gone = ReportItem::ConnectionClosed { connection };
         self.books.lock().unwrap().note(&gone);
+    }
+
+    fn settled(&self) -> BoxFuture<'_, ()> {
+        let mut settled = self.settled.subscribe();
+        async move { drop(settled.wait_for(|settled| *settled).await) }.boxed()
+    }
+}
+
+impl HandingOver for World {
+    fn whereabouts(&self, node: NodeId) -> Whereabouts {
+        let others = self.others.lock().unwrap();
+        let other = others.get(&node).map(|other| other.whereabouts);
+        other.unwrap_or(Whereabouts::Nowhere)
+    }
+
+    fn release(
+        &self,
+        node: NodeId,
+        old: OldConnection,
+    ) -> BoxFuture<'_, Result<Released, NotReleased>> {
+        let realtime = {
+            let mut others = self.others.lock().unwrap();
+            let other = others.get_mut(&node).unwrap();
+            other.asked.push(old.clone());
+            other.realtime.clone()
+        };
+        async move {
+            let reason = "it is silent".to_owned();
+            let realtime = realtime.ok_or(NotReleased { reason })?;
+            realtime.release(old).await
+        }
+        .boxed()
+    }
+
+    fn lease_ended(&self, node: NodeId) -> BoxFuture<'static, ()> {
+        let mut ended = self.others.lock().unwrap()[&node].lease_ended.subscribe();
+        async move { drop(ended.wait_for(|ended| *ended).await) }.boxed()
     }
 }
 
@@ -503,6 +589,11 @@ impl Node {
     }
 
     pub(crate) async fn of(config: Config, realtime: RealtimeConfig) -> Self {
+        Self::numbered(source().node, config, realtime).await
+    }
+
+    /// Starts one of several.
+    pub(crate) async fn numbered(node: NodeId, config: Config, realtime: RealtimeConfig) -> Self {
         let world = Arc::new(World::new());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -512,15 +603,16 @@ impl Node {
             clock: world.clone(),
             entropy: world.clone(),
             counting: world.clone(),
+            handing: world.clone(),
             outlet: world.clone(),
-            source: source(),
+            source: Source { node, ..source() },
         };
         let (shutdown, stopped) = oneshot::channel();
         let stopped = async move {
             let _gone = stopped.await;
         };
         let identity = NodeIdentity {
-            node: source().node,
+            node,
             incarnation: Incarnation(1),
             shards: 4.into(),
         };

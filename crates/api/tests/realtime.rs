@@ -19,8 +19,8 @@ pub(crate) const ACK: u64 = 1;
 pub(crate) const NACK: u64 = 2;
 const CONNECTED: u64 = 4;
 pub(crate) const DISCONNECTED: u64 = 6;
-const CLOSE: u64 = 7;
-const CLOSED: u64 = 8;
+pub(crate) const CLOSE: u64 = 7;
+pub(crate) const CLOSED: u64 = 8;
 pub(crate) const ERROR: u64 = 9;
 pub(crate) const ATTACH: u64 = 10;
 pub(crate) const ATTACHED: u64 = 11;
@@ -167,7 +167,7 @@ impl Client {
     }
 
     /// Breaks the connection without a word.
-    fn cut(self) {
+    pub(crate) fn cut(self) {
         drop(self);
     }
 }
@@ -487,7 +487,13 @@ async fn what_cannot_be_resumed_is_a_new_connection() {
         ..RealtimeConfig::default()
     })
     .await;
-    for (key, code) in [("nonsense", 80018), ("abc!def", 80008)] {
+    let keys = [
+        ("nonsense", 80018),
+        ("abc!def", 80018),
+        ("abc!4.def", 80008),
+        ("abc!9.def", 80008),
+    ];
+    for (key, code) in keys {
         let (_, connected) = Client::connect(&node, &format!("{ROOT}&resume={key}")).await;
         assert_eq!(connected["error"]["code"], code);
     }

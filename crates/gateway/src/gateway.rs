@@ -56,6 +56,8 @@ pub struct Gateway {
     sessions: Sessions,
     /// Sources of direct clients by app; they stay for the life of the process.
     clients: BTreeMap<AppId, u32>,
+    /// Requests to be told when owners have heard all, with how many of them still have to.
+    settling: BTreeMap<u64, usize>,
     deadlines: BTreeSet<(Monotonic, Deadline)>,
     /// Whether a flush is among the deadlines.
     flushing: bool,
@@ -80,6 +82,7 @@ impl Gateway {
             table: Table::new(&config),
             sessions: Sessions::new(config.edges_max),
             clients: BTreeMap::new(),
+            settling: BTreeMap::new(),
             deadlines: BTreeSet::from([recovery]),
             flushing: false,
             hurrying: false,
@@ -115,6 +118,7 @@ impl Gateway {
         self.table.invariants();
         for (number, shard) in (0..).zip(&self.table.shards) {
             assert!(shard.in_flight() <= self.config.window_updates);
+            shard.invariants();
             let deadline = shard.deadline.map(|at| (at, Deadline::Uplink(number)));
             assert_eq!(deadline.is_some(), shard.in_flight() > 0);
             assert!(deadline.is_none_or(|deadline| self.deadlines.contains(&deadline)));
@@ -287,6 +291,30 @@ impl Gateway {
             .apply_all(source, items.iter().map(ReportItem::as_change))
     }
 
+    fn settle(&mut self, request: u64, effects: &mut Vec<Effect>) {
+        let shards = self.table.shards.iter_mut();
+        match shards
+            .filter_map(|shard| shard.settle(request).then_some(()))
+            .count()
+        {
+            0 => effects.push(Effect::Settled { request }),
+            waiting => drop(self.settling.insert(request, waiting)),
+        }
+    }
+
+    /// Tells whom the owner of a shard was the last to keep waiting.
+    fn settled(&mut self, number: u16, effects: &mut Vec<Effect>) {
+        while let Some(request) = self.table.shards[usize::from(number)].settled() {
+            let waiting = self.settling.get_mut(&request);
+            let waiting = waiting.expect("a request waits until its last shard is settled");
+            *waiting -= 1;
+            if *waiting == 0 {
+                self.settling.remove(&request);
+                effects.push(Effect::Settled { request });
+            }
+        }
+    }
+
     fn owner(&mut self, now: Now, shard: ShardId, fence: Fence, effects: &mut Vec<Effect>) {
         let number = self.number(shard);
         let uplink = &mut self.table.shards[usize::from(number)];
@@ -299,7 +327,7 @@ impl Gateway {
         self.restart(now, number, effects);
     }
 
-    fn owner_lost(&mut self, shard: ShardId, fence: Fence) {
+    fn owner_lost(&mut self, shard: ShardId, fence: Fence, effects: &mut Vec<Effect>) {
         let number = self.number(shard);
         let uplink = &mut self.table.shards[usize::from(number)];
         if fence < uplink.fence {
@@ -307,9 +335,10 @@ impl Gateway {
         }
         uplink.fence = fence;
         if std::mem::replace(&mut uplink.live, false) {
-            uplink.acked = uplink.sent;
+            uplink.forget_updates();
             self.disarm_uplink(number);
             self.table.tell_nothing(number);
+            self.settled(number, effects);
         }
     }
 
@@ -318,11 +347,13 @@ impl Gateway {
         self.disarm_uplink(number);
         let uplink = &mut self.table.shards[usize::from(number)];
         uplink.stream += 1;
+        uplink.forget_updates();
         uplink.sent = 0;
         uplink.acked = 0;
         let recovered = self.recovered.then_some(GatewayItem::Recovered);
         let marks = [GatewayItem::StreamComplete].into_iter().chain(recovered);
         self.table.tell_all(number, marks);
+        self.table.shards[usize::from(number)].settle_anew();
         self.send(now, number, effects);
     }
 
@@ -344,6 +375,7 @@ impl Gateway {
         if was_full {
             self.send(now, number, effects);
         }
+        self.settled(number, effects);
     }
 
     fn disarm_uplink(&mut self, number: u16) {
@@ -376,19 +408,21 @@ impl Gateway {
                 continue;
             }
             let uplink = &mut self.table.shards[usize::from(number)];
-            uplink.sent += 1;
+            let sequence = uplink.number_update();
             let update = GatewayUpdate {
                 node: self.node,
                 incarnation: self.incarnation,
                 fence: uplink.fence,
                 stream: uplink.stream,
-                sequence: uplink.sent,
+                sequence,
                 items,
             };
             let shard = ShardId(u32::from(number));
             effects.push(Effect::Send { shard, update });
         }
         self.arm_uplink(now, number);
+        // What was taken may have been nothing that is told.
+        self.settled(number, effects);
     }
 
     /// Sends everything that waits. The more it was, the longer the next counts wait: a busy node
@@ -483,7 +517,8 @@ impl Stage for Gateway {
                 effects.push(Effect::ClientsAck { request, refusals });
             }
             Input::Owner { shard, fence } => self.owner(now, shard, fence, effects),
-            Input::OwnerLost { shard, fence } => self.owner_lost(shard, fence),
+            Input::Settle { request } => self.settle(request, effects),
+            Input::OwnerLost { shard, fence } => self.owner_lost(shard, fence, effects),
             Input::Ack { shard, ack } => self.acknowledged(now, shard, ack, effects),
             Input::Reborn { incarnation } => {
                 self.incarnation = incarnation;
@@ -554,7 +589,8 @@ fn told(effect: &Effect) -> usize {
         Effect::Welcome { .. }
         | Effect::Ack { .. }
         | Effect::Close { .. }
-        | Effect::ClientsAck { .. } => 0,
+        | Effect::ClientsAck { .. }
+        | Effect::Settled { .. } => 0,
     }
 }
 

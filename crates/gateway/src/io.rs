@@ -50,6 +50,12 @@ pub enum Input {
         /// What they did. [`ReportItem::Counts`] is refused.
         items: Vec<ReportItem>,
     },
+    /// Somebody wants to know when the owners have heard what counts by now. Answered by
+    /// [`Effect::Settled`].
+    Settle {
+        /// Repeated in the answer; never used twice.
+        request: u64,
+    },
     /// The shard's regional owner is reachable: a new one, or the same after the way to it broke.
     /// Its set is sent on a new stream. Ignored if a higher fence was heard.
     Owner {
@@ -114,6 +120,12 @@ pub enum Effect {
         request: u64,
         /// By ascending index.
         refusals: Vec<Refusal>,
+    },
+    /// Every owner that is reachable has acknowledged what counted, and what did not, when
+    /// [`Input::Settle`] came. Whoever becomes an owner later is told the whole set anyway.
+    Settled {
+        /// Which request.
+        request: u64,
     },
     /// Sends an update to the owner of the shard under the update's fence. May be lost together
     /// with everything after it on the same stream, never alone: the driver reports a broken way

@@ -686,6 +686,7 @@ impl Table {
                 items.push(GatewayItem::Activity(channel));
                 continue;
             };
+            shard.taken += 1;
             if register == CONTROL {
                 let control = shard.controls.pop_front();
                 items.push(control.expect("each control place has its control"));

@@ -202,7 +202,8 @@ fn updates(effects: Vec<Effect>) -> Vec<GatewayUpdate> {
         Effect::Welcome { .. }
         | Effect::Ack { .. }
         | Effect::Close { .. }
-        | Effect::ClientsAck { .. } => None,
+        | Effect::ClientsAck { .. }
+        | Effect::Settled { .. } => None,
     });
     sent.collect()
 }
@@ -817,6 +818,95 @@ fn direct_clients_count_beside_edges() {
         ),
         "{told:?}"
     );
+}
+
+/// Lets a direct client attach or go.
+fn client(world: &mut World, item: ReportItem) {
+    let effects = world.step(Input::Clients {
+        request: 0,
+        app: app(),
+        items: vec![item],
+    });
+    assert!(matches!(&effects[..], [Effect::ClientsAck { refusals, .. }] if refusals.is_empty()));
+}
+
+fn settled(effects: &[Effect]) -> Vec<u64> {
+    let settled = effects.iter().filter_map(|effect| {
+        let Effect::Settled { request } = effect else {
+            return None;
+        };
+        Some(*request)
+    });
+    settled.collect()
+}
+
+#[test]
+fn what_counts_is_settled_once_the_owner_has_acknowledged_it() {
+    let mut world = World::one_shard();
+    // Nobody is there to be told, and whoever comes is told all.
+    client(&mut world, attach("a", "room"));
+    assert_eq!(settled(&world.step(Input::Settle { request: 1 })), [1]);
+    world.owner(1);
+    world.ack(1, 1, 1);
+    assert_eq!(settled(&world.step(Input::Settle { request: 2 })), [2]);
+
+    // Not while it is queued, nor on its way; what comes later is not waited for.
+    client(&mut world, detach("a", "room"));
+    assert_eq!(settled(&world.step(Input::Settle { request: 3 })), []);
+    assert_eq!(settled(&world.pass(Duration::from_millis(5))), []);
+    client(&mut world, attach("b", "room"));
+    assert_eq!(settled(&world.step(Input::Settle { request: 4 })), []);
+    assert_eq!(settled(&world.pass(Duration::from_millis(5))), []);
+    let ack = |stream, sequence| Input::Ack {
+        shard: SHARD,
+        ack: GatewayAck {
+            fence: Fence(1),
+            stream,
+            sequence,
+        },
+    };
+    assert_eq!(settled(&world.step(ack(1, 2))), [3]);
+
+    // A new stream tells all anew, and only its acknowledgement counts.
+    world.owner(1);
+    assert_eq!(settled(&world.step(ack(1, 3))), []);
+    assert_eq!(settled(&world.step(ack(2, 1))), [4]);
+
+    // An owner that is lost keeps nobody waiting.
+    client(&mut world, detach("b", "room"));
+    assert_eq!(settled(&world.step(Input::Settle { request: 5 })), []);
+    let lost = Input::OwnerLost {
+        shard: SHARD,
+        fence: Fence(1),
+    };
+    assert_eq!(settled(&world.step(lost)), [5]);
+    world.gateway.invariants();
+}
+
+#[test]
+fn settling_waits_for_every_owner() {
+    let mut world = World::new(Config {
+        shards: 2.into(),
+        ..Config::default()
+    });
+    let owner = |shard| Input::Owner {
+        shard: ShardId(shard),
+        fence: Fence(1),
+    };
+    for shard in [0, 1] {
+        world.step(owner(shard));
+    }
+    assert_eq!(settled(&world.step(Input::Settle { request: 1 })), []);
+    let ack = |shard| Input::Ack {
+        shard: ShardId(shard),
+        ack: GatewayAck {
+            fence: Fence(1),
+            stream: 1,
+            sequence: 1,
+        },
+    };
+    assert_eq!(settled(&world.step(ack(0))), []);
+    assert_eq!(settled(&world.step(ack(1))), [1]);
 }
 
 #[test]

@@ -56,6 +56,14 @@ pub(crate) struct Shard {
     pub(crate) sent: u64,
     /// The last update acknowledged on it.
     pub(crate) acked: u64,
+    /// How many places were ever taken off the queue.
+    pub(crate) taken: u64,
+    /// Of those, how many the owner has heard of.
+    heard: u64,
+    /// The unacknowledged updates by their sequence, with what was taken up to each.
+    flying: VecDeque<(u64, u64)>,
+    /// Requests to be told once so many were heard of, the nearest first.
+    settling: VecDeque<(u64, u64)>,
     /// Acknowledgements that did not come in time, in a row.
     pub(crate) timeouts: u32,
     /// When the next acknowledgement is due; set while there are unacknowledged updates.
@@ -78,6 +86,10 @@ impl Shard {
             stream: 0,
             sent: 0,
             acked: 0,
+            taken: 0,
+            heard: 0,
+            flying: VecDeque::new(),
+            settling: VecDeque::new(),
             timeouts: 0,
             deadline: None,
             scheduled: false,
@@ -108,7 +120,76 @@ impl Shard {
         if news {
             self.acked = ack.sequence;
             self.timeouts = 0;
+            while let Some((sequence, taken)) = self.flying.front().copied()
+                && sequence <= ack.sequence
+            {
+                self.flying.pop_front();
+                self.heard = taken;
+            }
         }
         news
+    }
+
+    /// Numbers an update with what was taken off the queue.
+    pub(crate) fn number_update(&mut self) -> u64 {
+        self.sent += 1;
+        self.flying.push_back((self.sent, self.taken));
+        self.sent
+    }
+
+    /// Forgets the updates that are on their way.
+    pub(crate) fn forget_updates(&mut self) {
+        self.acked = self.sent;
+        self.flying.clear();
+    }
+
+    /// Lets a request wait until the owner has heard what is queued or on its way; false if there
+    /// is nothing to wait for.
+    pub(crate) fn settle(&mut self, request: u64) -> bool {
+        let waits = self.live && (self.in_flight() > 0 || !self.queue.is_empty());
+        if waits {
+            self.settling.push_back((self.everything(), request));
+        }
+        waits
+    }
+
+    /// Lets requests wait for a whole set that was queued in the place of everything before.
+    pub(crate) fn settle_anew(&mut self) {
+        let everything = self.everything();
+        for (until, _) in &mut self.settling {
+            *until = everything;
+        }
+    }
+
+    /// Returns a request that need not wait any longer.
+    pub(crate) fn settled(&mut self) -> Option<u64> {
+        if self.in_flight() == 0 {
+            self.heard = self.taken;
+        }
+        let (until, request) = self.settling.front().copied()?;
+        if self.live && until > self.heard {
+            return None;
+        }
+        self.settling.pop_front();
+        Some(request)
+    }
+
+    /// Panics if it contradicts itself.
+    pub(crate) fn invariants(&self) {
+        assert_eq!(
+            self.flying.len() as u64,
+            self.in_flight(),
+            "each update flies"
+        );
+        assert!(self.heard <= self.taken, "what was heard of was taken");
+        assert!(
+            self.live || self.settling.is_empty(),
+            "nobody waits for an owner that is not there"
+        );
+    }
+
+    /// How many places will have been taken once all that is queued now is.
+    fn everything(&self) -> u64 {
+        self.taken + self.queue.len() as u64
     }
 }

@@ -79,7 +79,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 async fn run_async(command: Command, connect: cli::Connect, output: Output) -> Result<(), Failure> {
     match command {
-        Command::Serve(arguments) => serve::serve(arguments, output).await,
+        Command::Serve(arguments) => Box::pin(serve::serve(arguments, output)).await,
         Command::Join(arguments) => Box::pin(serve::join(arguments, output)).await,
         Command::Dev(arguments) => dev::run(&arguments, output).await,
         Command::Demo(arguments) => demo::run(&arguments, output).await,

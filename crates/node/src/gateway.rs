@@ -50,6 +50,8 @@ struct Shared {
 struct Requests {
     last: u64,
     waiting: BTreeMap<u64, oneshot::Sender<Vec<Refusal>>>,
+    /// Those who wait until owners have heard what counts.
+    settling: BTreeMap<u64, oneshot::Sender<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -130,6 +132,17 @@ impl GatewayHandle {
             app,
             items,
         });
+    }
+
+    /// Waits until the owners that are reachable have acknowledged what counts by now.
+    pub(crate) async fn settled(&self) {
+        let (sender, settled) = oneshot::channel();
+        let request = self.request(None);
+        self.requests().settling.insert(request, sender);
+        if self.say(Input::Settle { request }).await {
+            // The gateway ends with the node.
+            let _ended = settled.await.is_err();
+        }
     }
 
     fn request(&self, sender: Option<oneshot::Sender<Vec<Refusal>>>) -> u64 {
@@ -289,6 +302,12 @@ impl GatewayTask {
                 if let Some(waiting) = self.handle.requests().waiting.remove(&request) {
                     // Whoever went away does not read.
                     drop(waiting.send(refusals));
+                }
+            }
+            Effect::Settled { request } => {
+                if let Some(waiting) = self.handle.requests().settling.remove(&request) {
+                    // Whoever has given up does not read.
+                    let _given_up = waiting.send(()).is_err();
                 }
             }
             Effect::Send { shard, update } => self.send(owners, shard, update),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use headcount_api::{NodeIdentity, Realtime};
@@ -20,15 +20,16 @@ use headcount_placement::{
 use headcount_rpc::control::ControlClient;
 use headcount_rpc::peers::{Identity, Network, Peer};
 use headcount_rpc::read::ReadClient;
-use headcount_rpc::{control as rpc_control, peers, read};
+use headcount_rpc::{control as rpc_control, handover, peers, read};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::adapters::{
-    Keys, NodeControl, NodeCounting, NodeDirectory, NodeInbound, NodeOperator, NodeReads,
-    NodeSessions, NodeWatches, RaftPeers, SystemEntropy, WallClock,
+    Keys, Left, NodeControl, NodeCounting, NodeDirectory, NodeHandingOver, NodeInbound,
+    NodeOperator, NodeReads, NodeReleases, NodeSessions, NodeWatches, RaftPeers, SystemEntropy,
+    WallClock, leave,
 };
 use crate::admin;
 use crate::clock::Clock;
@@ -354,6 +355,8 @@ pub(crate) struct Booted {
     pub(crate) keeper: Keeper,
     pub(crate) gateway: GatewayHandle,
     pub(crate) elsewhere: Elsewhere,
+    /// Clients of this node; written once it takes any.
+    pub(crate) front: Arc<OnceLock<Realtime>>,
 }
 
 impl Node {
@@ -529,11 +532,16 @@ impl Node {
         // First, so that nobody begins something here that ends a moment later.
         self.draining.send_replace(true);
         let booted = self.booted.borrow().clone();
-        if let Some(Booted { host, gateway, .. }) = booted {
-            gateway.input(headcount_gateway::Input::Drain);
-            let handing_over = hand_over(&host);
-            if tokio::time::timeout(GOODBYE, handing_over).await.is_err() {
+        if let Some(booted) = booted {
+            booted.gateway.input(headcount_gateway::Input::Drain);
+            let handing_over = tokio::time::timeout(GOODBYE, hand_over(&booted.host));
+            let leaving = tokio::time::timeout(GOODBYE, self.leave(&booted));
+            let (handed_over, left) = tokio::join!(handing_over, leaving);
+            if handed_over.is_err() {
                 tracing::warn!(target: "node", "leadership was not handed over in time");
+            }
+            if left.is_err() {
+                tracing::warn!(target: "node", "realtime clients did not leave in time");
             }
         }
         let shards = self.progress.shards.borrow().clone();
@@ -545,6 +553,23 @@ impl Node {
             tracing::warn!(target: "node", "the log does not have everything that was told here");
         }
         self.shutdown().await;
+    }
+
+    /// Tells the region's nodes when this one has no realtime clients any more, so that who comes
+    /// to them later does not wait for its lease.
+    async fn leave(&self, booted: &Booted) {
+        let Elsewhere {
+            node,
+            region,
+            control,
+            network,
+            ..
+        } = &booted.elsewhere;
+        let control = control.borrow().clone();
+        let others = control.live_nodes(region).map(|(other, _)| other);
+        let others = others.filter(|other| other != node).collect();
+        let incarnation = *self.progress.incarnation.borrow();
+        leave(&booted.front, incarnation, network, others).await;
     }
 
     /// Stops the node at once; what is on disk is complete.
@@ -772,7 +797,9 @@ impl Boot {
             handle: handle.clone(),
             network: network.clone(),
         };
+        let front = Arc::new(OnceLock::new());
         let booted = Booted {
+            front: Arc::clone(&front),
             host: host.clone(),
             handle: handle.clone(),
             keeper: keeper.clone(),
@@ -781,7 +808,12 @@ impl Boot {
         };
         self.booted.send_replace(Some(booted));
         let past = PastHere::new(here.clone(), self.store.journal(), self.clock);
-        self.serve_peers(peer, inbound, &here, &past, &keeper);
+        let (left, others_left) = watch::channel(Left::new());
+        let releases = NodeReleases {
+            realtime: Arc::clone(&front),
+            left,
+        };
+        self.serve_peers(peer, inbound, &here, &past, &keeper, releases);
         if membership.founds {
             self.found(&group, &handle, &membership).await?;
         }
@@ -947,6 +979,15 @@ impl Boot {
             clock: Arc::new(WallClock(self.clock)),
             entropy: Arc::new(SystemEntropy),
             counting: Arc::new(NodeCounting::new(gateway.clone())),
+            handing: Arc::new(NodeHandingOver {
+                region: self.config.node.region.clone(),
+                control: self.progress.control.clone(),
+                network: network.clone(),
+                // A commit is told with the next append, at the latest with a heartbeat.
+                hearing: self.config.timing.heartbeat,
+                left: others_left,
+                calls: Mutex::default(),
+            }),
             outlet: Arc::new(relay.clone()),
         };
         let identity = NodeIdentity {
@@ -955,6 +996,8 @@ impl Boot {
             shards: facts.shard_map(),
         };
         let realtime = Realtime::new(self.config.realtime.clone(), ports.clone(), identity);
+        // Nobody else writes it.
+        let _first = front.set(realtime.clone()).is_ok();
         let relay_task = RelayTask {
             node,
             region: self.config.node.region.clone(),
@@ -1115,6 +1158,7 @@ impl Boot {
         here: &Here,
         past: &PastHere,
         keeper: &Keeper,
+        releases: NodeReleases,
     ) {
         let network = &here.network;
         let (consensus, gossip, relay) = peers::services(network, inbound.shared());
@@ -1142,6 +1186,7 @@ impl Boot {
             .add_service(gossip)
             .add_service(relay)
             .add_service(control)
+            .add_service(handover::service(network, releases))
             .add_service(read::service(network, reads));
         let terms = Terms {
             connections_max: self.config.peer_connections_max,

@@ -322,6 +322,23 @@ impl Cluster {
         }
     }
 
+    /// Lets a process do nothing, and not even know that time passes, until [`Cluster::unfreeze`].
+    pub async fn freeze(&self, node: usize) {
+        self.signal(node, "STOP").await;
+    }
+
+    /// Lets a process go on.
+    pub async fn unfreeze(&self, node: usize) {
+        self.signal(node, "CONT").await;
+    }
+
+    async fn signal(&self, node: usize, signal: &str) {
+        match &self.slots[node].life {
+            Life::Apart(process) => process.signal(signal).await,
+            Life::Down | Life::Here(_) => panic!("node {node} is no process"),
+        }
+    }
+
     /// Starts a node that was stopped, on what it left.
     pub async fn restart(&mut self, node: usize) {
         let started = self.try_start(node, None).await;
@@ -482,6 +499,17 @@ impl Cluster {
             let status = self.status(asked).await?;
             let shard = shard_row(&status, channel)?;
             let leader = shard.leader.as_ref().ok_or("no leader")?;
+            self.index_of(&status, leader.node)
+        })
+        .await
+    }
+
+    /// Waits until a node knows who leads the control group, and returns that node.
+    pub async fn control_leader(&self) -> usize {
+        let asked = *self.running().first().expect("a node runs");
+        wait_until("the control group has a leader", async || {
+            let status = self.status(asked).await?;
+            let leader = status.control.leader.as_ref().ok_or("no leader")?;
             self.index_of(&status, leader.node)
         })
         .await

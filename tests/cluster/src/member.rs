@@ -16,6 +16,8 @@ use crate::{Cluster, ROOT, wait_until};
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 const ACK: u64 = 1;
+const CONNECTED: u64 = 4;
+const CLOSE: u64 = 7;
 const ERROR: u64 = 9;
 const ATTACH: u64 = 10;
 const ATTACHED: u64 = 11;
@@ -53,6 +55,8 @@ pub struct RealtimeClient {
 /// What a client was told.
 #[derive(Debug, Default)]
 struct Seen {
+    /// With which the connection can be resumed.
+    key: String,
     attached: bool,
     /// Whether the set was told.
     synced: bool,
@@ -69,8 +73,31 @@ struct Seen {
 impl RealtimeClient {
     /// Connects to a node and attaches to a channel; returns once the client knows who is present.
     pub async fn attach(cluster: &Cluster, node: usize, channel: &str) -> Self {
+        Self::connect(cluster, node, channel, "").await
+    }
+
+    /// Breaks the connection without a word, and resumes at another node, where it is attached to
+    /// the same channel.
+    pub async fn move_to(self, cluster: &Cluster, node: usize) -> Self {
+        let (channel, key) = (self.channel.clone(), lock(&self.seen).key.clone());
+        drop(self);
+        Self::connect(cluster, node, &channel, &format!("&resume={key}")).await
+    }
+
+    /// Ends the connection in good order.
+    pub async fn close(mut self) {
+        self.send(json!({ "action": CLOSE })).await;
+        let seen = Arc::clone(&self.seen);
+        wait_until("the node closes the connection", async || {
+            let over = lock(&seen).failed.is_some();
+            over.then_some(()).ok_or_else(|| "it is open".to_owned())
+        })
+        .await;
+    }
+
+    async fn connect(cluster: &Cluster, node: usize, channel: &str, more: &str) -> Self {
         let address = cluster.ports(node).client;
-        let url = format!("ws://{address}/?key={ROOT}&v=6&format=json");
+        let url = format!("ws://{address}/?key={ROOT}&v=6&format=json{more}");
         let (socket, _) = tokio_tungstenite::connect_async(url)
             .await
             .expect("a node takes clients");
@@ -163,6 +190,10 @@ impl Seen {
     fn take(&mut self, frame: &Value) {
         match frame["action"].as_u64() {
             Some(ACK) => self.acknowledged = frame["msgSerial"].as_u64().unwrap_or_default() + 1,
+            Some(CONNECTED) => {
+                let key = &frame["connectionDetails"]["connectionKey"];
+                key.as_str().unwrap_or_default().clone_into(&mut self.key);
+            }
             Some(ATTACHED) => {
                 self.attached = true;
                 self.synced = frame["flags"].as_u64().unwrap_or_default() & HAS_PRESENCE == 0;

@@ -101,15 +101,23 @@ impl Process {
             .unwrap_or_else(|error| panic!("{}: {error}", self.name));
     }
 
-    /// Asks the process to end in good order, as a service manager does.
-    pub(crate) async fn stop(mut self) {
+    /// Sends the process a signal, such as `STOP`, after which it does nothing until `CONT`.
+    pub(crate) async fn signal(&self, signal: &str) {
         let id = self.child.id().expect("it runs").to_string();
-        let asked = Command::new("kill").arg("-TERM").arg(&id).status().await;
+        let sent = Command::new("kill")
+            .args(["-s", signal, &id])
+            .status()
+            .await;
         assert!(
-            asked.is_ok_and(|status| status.success()),
+            sent.is_ok_and(|status| status.success()),
             "{} is not there",
             self.name
         );
+    }
+
+    /// Asks the process to end in good order, as a service manager does.
+    pub(crate) async fn stop(mut self) {
+        self.signal("TERM").await;
         let ended = tokio::time::timeout(crate::PATIENCE, self.child.wait()).await;
         let ended = ended.unwrap_or_else(|_| panic!("{} does not stop", self.name));
         let status = ended.expect("its end can be waited for");

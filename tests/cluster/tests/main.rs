@@ -13,6 +13,7 @@ mod leases;
 mod lifecycle;
 mod limits;
 mod many_shards;
+mod moving;
 mod owners;
 mod past;
 mod placement;

@@ -254,6 +254,10 @@ impl Connection {
                 Some(occupancy::logged(&self.realtime, &self.app, name).await)
             }
         };
+        if self.held.is_some() {
+            // Nothing is added to what the log says, which may have the client's old connection.
+            return Ok(logged.inspect(|known| self.realtime.hub.followed_from(place, id, *known)));
+        }
         let before = self
             .attachments
             .iter()
@@ -403,8 +407,7 @@ impl Connection {
             connection: self.id.clone(),
             channel: name.clone(),
         };
-        let app = self.app.clone();
-        self.realtime.ports.counting.uncount(app, vec![item]);
+        self.uncount(vec![item]);
     }
 
     fn is_attached_otherwise(&self, place: &Place) -> bool {
@@ -451,10 +454,7 @@ impl Connection {
             }));
         }
         if !items.is_empty() {
-            self.realtime
-                .ports
-                .counting
-                .uncount(self.app.clone(), items);
+            self.uncount(items);
         }
     }
 
@@ -477,30 +477,10 @@ impl Connection {
     /// Makes everything count again after a while in which nothing did, or no member.
     pub(super) async fn wake(&mut self) {
         self.absent = false;
-        let mut items = Vec::new();
-        for (_, attachment) in self.attachments.iter() {
-            let Kind::Counted(name) = &attachment.kind else {
-                continue;
-            };
-            items.push(ReportItem::Attach {
-                connection: self.id.clone(),
-                channel: name.clone(),
-                modes: attachment.modes.counted(),
-            });
-            items.extend(attachment.members.keys().filter_map(|client_id| {
-                Some(ReportItem::PresenceEnter {
-                    connection: self.id.clone(),
-                    channel: name.clone(),
-                    member: MemberId::new(client_id).ok()?,
-                })
-            }));
+        if self.held.is_none() {
+            // What is refused now is refused again when the client attaches.
+            let _refused = self.count_all().await;
         }
-        if items.is_empty() {
-            return;
-        }
-        // What is refused now is refused again when the client attaches.
-        let app = self.app.clone();
-        let _refused = self.realtime.ports.counting.report(app, items).await;
         let at = self.realtime.ports.clock.wall().0;
         for (_, attachment) in self.attachments.iter() {
             let members = attachment.members.values();
@@ -512,6 +492,59 @@ impl Connection {
             let enters: Vec<_> = enters.collect();
             self.realtime.hub.presence(&attachment.place, &enters);
         }
+    }
+
+    /// Counts everything that the connection has, members as far as they are present; returns the
+    /// channels of which something is refused, and why.
+    pub(super) async fn count_all(&mut self) -> Vec<(Arc<str>, ProtocolError)> {
+        let (mut items, mut channels) = (Vec::new(), Vec::new());
+        for (channel, attachment) in self.attachments.iter() {
+            let Kind::Counted(name) = &attachment.kind else {
+                continue;
+            };
+            items.push(ReportItem::Attach {
+                connection: self.id.clone(),
+                channel: name.clone(),
+                modes: attachment.modes.counted(),
+            });
+            let members = attachment.members.keys().filter(|_| !self.absent);
+            items.extend(members.filter_map(|client_id| {
+                Some(ReportItem::PresenceEnter {
+                    connection: self.id.clone(),
+                    channel: name.clone(),
+                    member: MemberId::new(client_id).ok()?,
+                })
+            }));
+            channels.resize(items.len(), channel);
+        }
+        if items.is_empty() {
+            return Vec::new();
+        }
+        let app = self.app.clone();
+        let refusals = self.realtime.ports.counting.report(app, items).await;
+        let mut refused = refusals
+            .iter()
+            .filter_map(|refusal| {
+                let item = usize::try_from(refusal.item).ok()?;
+                Some((Arc::clone(channels.get(item)?), refused(refusal)))
+            })
+            .collect::<Vec<_>>();
+        // In the order of their channels; the first says what is the matter.
+        refused.dedup_by(|(later, _), (former, _)| later == former);
+        refused
+    }
+
+    /// Lets everything count that did not, as another node might have counted it. A channel that
+    /// may not is detached, so that the client attaches again and is told why then.
+    pub(super) async fn begin_to_count(&mut self, transport: &mut Transport) -> Result<(), Broken> {
+        for (channel, error) in self.count_all().await {
+            self.drop_attachment(&channel);
+            let (channel, error) = (channel.to_string(), Some(error));
+            transport
+                .feed(&ServerFrame::Detached { channel, error })
+                .await?;
+        }
+        transport.flush().await
     }
 
     /// Sends what was missed on every channel, for clients that do not attach again by themselves.
@@ -747,8 +780,12 @@ impl Connection {
         self.inbound.drain(rate, count as u64, now);
     }
 
-    /// Counts what the connection did; the first thing that is refused is an error.
+    /// Counts what the connection did; the first thing that is refused is an error. While it is
+    /// held nothing counts, nor is refused.
     async fn count(&mut self, items: Vec<ReportItem>) -> Result<(), ProtocolError> {
+        if self.held.is_some() {
+            return Ok(());
+        }
         let refusals = self
             .realtime
             .ports
@@ -759,6 +796,14 @@ impl Connection {
             .into_iter()
             .next()
             .map_or(Ok(()), |refusal| Err(refused(&refusal)))
+    }
+
+    /// Uncounts what the connection did, if it counts.
+    fn uncount(&self, items: Vec<ReportItem>) {
+        if self.held.is_none() {
+            let app = self.app.clone();
+            self.realtime.ports.counting.uncount(app, items);
+        }
     }
 }
 

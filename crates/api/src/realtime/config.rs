@@ -29,6 +29,11 @@ pub struct RealtimeConfig {
     pub grace: Duration,
     /// How long after a drop a client may resume.
     pub resume_window: Duration,
+    /// Most hand-overs that are under way at a time: of clients that resume here what was another
+    /// node's connection, and of which that node has not said yet that it has ended. Further ones
+    /// count at once, beside the old connection until its grace is over. Bounds memory, about 1 kB
+    /// each.
+    pub handovers_max: usize,
     /// How often a quiet connection shows that it lives. A client of which nothing comes for twice
     /// as long is taken for gone.
     pub heartbeat_interval: Duration,
@@ -59,6 +64,7 @@ impl Default for RealtimeConfig {
             frame_bytes_max: 524_288,
             grace: Duration::from_secs(15),
             resume_window: Duration::from_secs(120),
+            handovers_max: 20_000,
             heartbeat_interval: Duration::from_secs(15),
             memory: Duration::from_secs(120),
             memory_messages_max: 1_000,

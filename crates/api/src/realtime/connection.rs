@@ -6,8 +6,11 @@
 //!                    └────────── resume ─────────┴─────────────────┘
 //! ```
 //!
-//! A parked connection counts; a dormant one does not, but can still be resumed. Whatever ends a
-//! connection, its attachments and members leave with it.
+//! A parked connection counts; a dormant one does not, but can still be resumed. One that is *held*
+//! counts neither, as long as another node may count what its client had there ([`handover`]).
+//! Whatever ends a connection, its attachments and members leave with it.
+//!
+//! [`handover`]: super::handover
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,12 +19,14 @@ use futures::StreamExt as _;
 use headcount_access::{ClientIdRule, Credential, Presented, authenticate};
 use headcount_model::{AppId, Bucket, ConnectionId};
 use headcount_realtime::{ClientFrame, ConnectionDetails, ProtocolError, ServerFrame};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Core;
 use super::attachments::Attachments;
-use super::mailbox::Mailbox;
-use super::registry::Names;
+use super::handover::{self, Held};
+use super::mailbox::{Mailbox, Release, Released};
+use super::registry::{Key, Names};
 use super::transport::{Broken, Incoming, Transport};
 use crate::limits::{Limit, Quota};
 use crate::server::{Phase, until};
@@ -62,6 +67,8 @@ pub(crate) struct Connection {
     pub(super) absent: bool,
     /// Whether nothing of it counts, as it was away for too long.
     dormant: bool,
+    /// Until when nothing of it counts, as another node may count what its client had there.
+    pub(super) held: Option<Held>,
 }
 
 /// When something is to be done about a token that ends.
@@ -97,6 +104,18 @@ enum End {
     Over(ServerFrame),
     /// As `Lost`, but the client is told why.
     Dropped(ProtocolError),
+    /// The client has gone on at another node, which waits for the end.
+    Moved(oneshot::Sender<Released>),
+}
+
+/// How a connection's time without a transport ends.
+enum Parked {
+    /// The client has come back.
+    Back(Box<Transport>),
+    /// It has not.
+    Over,
+    /// It has gone on at another node, which waits for the end.
+    Moved(oneshot::Sender<Released>),
 }
 
 impl From<Broken> for End {
@@ -122,6 +141,11 @@ impl Connection {
             let message = format!("the app has {app_max} connections on this node already");
             return Err(ProtocolError::new(40111, 403, message));
         }
+        // After that, so that whoever drains and sees nobody registered knows that nobody will be.
+        if *realtime.phase.borrow() >= Phase::Draining {
+            realtime.registry.remove(&names.id);
+            return Err(draining());
+        }
         Ok(Self {
             realtime: Arc::clone(realtime),
             id: ConnectionId::new(&names.id).expect("names of connections are short and printable"),
@@ -141,7 +165,17 @@ impl Connection {
             remain_present_for: remain_present_for(transport),
             absent: false,
             dormant: false,
+            held: None,
         })
+    }
+
+    /// Has the connection ended that the client had at another node. If that is in the same sums,
+    /// this one does not count until then; at the latest when the old one has lost its client and
+    /// had its grace, whatever its node says.
+    pub(crate) fn come_from(&mut self, key: Key, transport: &Transport) {
+        let noticed = 3 * self.heartbeat_interval(transport);
+        let patience = noticed + self.realtime.config.grace;
+        self.held = handover::begin(&self.realtime, &self.app, key, &self.identity, patience);
     }
 
     /// Lives until the connection is over.
@@ -152,9 +186,15 @@ impl Connection {
     ) {
         let _entered = telemetry::realtime_connections.enter();
         self.tell_lifecycle("connection.opened", None);
-        let last = loop {
+        let (last, reason, moved) = loop {
             match self.serve(&mut transport, error.take()).await {
-                End::Over(last) => break Some((transport, last)),
+                End::Over(last) => break (Some((transport, last)), "closed", None),
+                End::Moved(answer) => {
+                    let message = "the connection goes on at another node";
+                    let error = ProtocolError::new(80003, 400, message);
+                    let last = ServerFrame::Disconnected { error };
+                    break (Some((transport, last)), "moved", Some(answer));
+                }
                 End::Replaced(next) => {
                     transport = next;
                     continue;
@@ -167,16 +207,12 @@ impl Connection {
             }
             telemetry::realtime_drops_total.count(1);
             match self.park().await {
-                Some(next) => transport = next,
-                None => break None,
+                Parked::Back(next) => transport = next,
+                Parked::Over => break (None, "timed out", None),
+                Parked::Moved(answer) => break (None, "moved", Some(answer)),
             }
         };
-        let reason = if last.is_some() {
-            "closed"
-        } else {
-            "timed out"
-        };
-        Box::pin(self.leave(reason)).await;
+        Box::pin(self.leave(reason, moved)).await;
         // Nothing counts any more, however long the client takes to hear of it.
         if let Some((transport, frame)) = last {
             transport.finish(frame).await;
@@ -184,20 +220,27 @@ impl Connection {
     }
 
     /// Ends everything that the connection had. Resumes that come too late find nothing.
-    async fn leave(mut self, reason: &'static str) {
-        self.realtime.registry.remove(&self.names.id);
-        for late in self.mailbox.close() {
-            let error = ProtocolError::new(80008, 400, "the connection has just ended");
-            late.finish(ServerFrame::Disconnected { error }).await;
-        }
+    async fn leave(mut self, reason: &'static str, moved: Option<oneshot::Sender<Released>>) {
         self.detach_all();
         let (app, id) = (self.app.clone(), self.id.clone());
         self.realtime.ports.counting.forget(app, id);
+        // Only now, as what nobody finds counts no more.
+        self.realtime.registry.remove(&self.names.id);
+        let late = self.mailbox.close();
+        let late_release = late.release.map(|release| release.answer);
+        for answer in moved.into_iter().chain(late_release) {
+            // Whoever has given up does not read.
+            let _given_up = answer.send(Released::Ended).is_err();
+        }
         self.tell_lifecycle("connection.closed", Some(reason));
+        for late in late.resumes {
+            let error = ProtocolError::new(80008, 400, "the connection has just ended");
+            late.finish(ServerFrame::Disconnected { error }).await;
+        }
     }
 
     /// Waits for the client to come back, and lets what counts go when that takes too long.
-    async fn park(&mut self) -> Option<Box<Transport>> {
+    async fn park(&mut self) -> Parked {
         let lost_at = Instant::now();
         self.mailbox.pause(true);
         self.attachments.pause();
@@ -211,18 +254,49 @@ impl Connection {
             let mailbox = Arc::clone(&self.mailbox);
             tokio::select! {
                 () = mailbox.news() => {
-                    for transport in self.mailbox.take().resumes {
+                    let mail = self.mailbox.take();
+                    for transport in mail.resumes {
                         if let Some(transport) = self.take_up(transport).await {
-                            return Some(transport);
+                            return Parked::Back(transport);
                         }
+                    }
+                    if let Some(answer) = mail.release.and_then(|release| self.let_go(release)) {
+                        return Parked::Moved(answer);
+                    }
+                }
+                () = handover::let_count(&mut self.held), if self.held.is_some() => {
+                    self.held = None;
+                    if !self.dormant {
+                        // What is refused now is refused again when the client attaches.
+                        let _refused = self.count_all().await;
                     }
                 }
                 () = tokio::time::sleep_until(absent), if !self.absent => self.uncount_members(),
                 () = tokio::time::sleep_until(dormant), if !self.dormant => self.sleep(),
-                () = tokio::time::sleep_until(gone) => return None,
-                () = until(&mut phase, Phase::Draining) => return None,
+                () = tokio::time::sleep_until(gone) => return Parked::Over,
+                () = until(&mut phase, Phase::Draining) => return Parked::Over,
             }
         }
+    }
+
+    /// Judges whether the connection may be ended for somebody who has gone on at another node:
+    /// whoever could resume it here. Returns whom to tell; else has told them why not.
+    fn let_go(&self, release: Release) -> Option<oneshot::Sender<Released>> {
+        let Release { identity, answer } = release;
+        let own = match &self.identity {
+            ClientIdRule::Fixed(id) => Some(id.as_str()),
+            ClientIdRule::Any | ClientIdRule::Anonymous => None,
+        };
+        let why_not = if identity.narrow(own).is_err() {
+            Released::Foreign
+        } else if self.held.is_some() {
+            Released::Held
+        } else {
+            return Some(answer);
+        };
+        // Whoever has given up does not read.
+        let _given_up = answer.send(why_not).is_err();
+        None
     }
 
     /// Takes up a new transport, if it is the same client's.
@@ -318,6 +392,10 @@ impl Connection {
                         return Ok(end);
                     }
                 }
+                () = handover::let_count(&mut self.held), if self.held.is_some() => {
+                    self.held = None;
+                    self.begin_to_count(transport).await?;
+                }
                 item = self.attachments.watches.next(), if !self.attachments.watches.is_empty() => {
                     if let Some((attachment, item)) = item {
                         self.told(transport, attachment, item).await?;
@@ -363,8 +441,7 @@ impl Connection {
                     self.renewal = Renewal::of(&self.credential, now_ms);
                 }
                 () = until(&mut phase, Phase::Draining) => {
-                    let message = "this node shuts down: connect to another";
-                    let error = ProtocolError::new(80003, 503, message);
+                    let error = draining();
                     return Ok(End::Over(ServerFrame::Disconnected { error }));
                 }
             }
@@ -388,7 +465,7 @@ impl Connection {
             connection_id: self.names.id.to_string(),
             details: Box::new(ConnectionDetails {
                 client_id: self.identity.announced().map(str::to_owned),
-                connection_key: self.names.key(),
+                connection_key: self.names.key(source.node),
                 max_message_size: limits.message_bytes_max as u64,
                 max_frame_size: config.frame_bytes_max as u64,
                 max_inbound_rate: u64::from(limits.connection_messages.per_second),
@@ -532,6 +609,9 @@ impl Connection {
                 return Ok(Some(End::Replaced(next)));
             }
         }
+        if let Some(answer) = mail.release.and_then(|release| self.let_go(release)) {
+            return Ok(Some(End::Moved(answer)));
+        }
         for delivery in mail.deliveries {
             self.deliver(transport, delivery).await?;
         }
@@ -583,6 +663,11 @@ fn acknowledge(
             }
         }
     }
+}
+
+/// What a client is told of a node that takes nobody any more.
+pub(super) fn draining() -> ProtocolError {
+    ProtocolError::new(80003, 503, "this node shuts down: connect to another")
 }
 
 /// How long members stay after a drop, as the client wishes.

@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use headcount_access::ClientIdRule;
 use headcount_model::Occupancy;
 use headcount_realtime::Broadcast;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::transport::Transport;
 use crate::telemetry;
@@ -25,6 +26,26 @@ pub(crate) struct Delivery {
     pub(crate) serial: Option<Arc<str>>,
     /// Where too much waits already, it takes the place of what waits under the same text.
     pub(crate) rolls_up: Option<Arc<str>>,
+}
+
+/// Somebody has gone on at another node, which wants the connection ended.
+#[derive(Debug)]
+pub(crate) struct Release {
+    /// Who.
+    pub(crate) identity: ClientIdRule,
+    /// Told what became of it; dropped if a newer one took its place.
+    pub(crate) answer: oneshot::Sender<Released>,
+}
+
+/// What became of a [`Release`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Released {
+    /// The connection has ended.
+    Ended,
+    /// It is somebody else's, and goes on.
+    Foreign,
+    /// It does not count yet, as it was itself not released by the node that it came from.
+    Held,
 }
 
 /// Transports that may wait: a client that comes back more often at once is a new one.
@@ -51,6 +72,8 @@ pub(crate) struct Mail {
     /// Over which the client wants to go on.
     #[expect(clippy::vec_box, reason = "they come and are handed on in boxes")]
     pub(crate) resumes: Vec<Box<Transport>>,
+    /// Where the client has gone on. The newest only: who asked before has given up.
+    pub(crate) release: Option<Release>,
     /// Whether deliveries are dropped, since no transport could carry them; channels remember them.
     paused: bool,
     /// Whether the task has ended.
@@ -143,6 +166,18 @@ impl Mailbox {
         Ok(())
     }
 
+    /// Asks to end the connection; gives the letter back if it has ended.
+    pub(crate) fn release(&self, release: Release) -> Result<(), Release> {
+        let mut mail = self.mail();
+        if mail.closed {
+            return Err(release);
+        }
+        mail.release = Some(release);
+        drop(mail);
+        self.news.notify_one();
+        Ok(())
+    }
+
     /// Waits until something may have been left.
     pub(crate) async fn news(&self) {
         self.news.notified().await;
@@ -169,15 +204,14 @@ impl Mailbox {
         }
     }
 
-    /// Takes nothing any more, and returns the transports that came too late.
-    #[expect(clippy::vec_box, reason = "they come and are handed on in boxes")]
-    pub(crate) fn close(&self) -> Vec<Box<Transport>> {
+    /// Takes nothing any more, and returns what came too late.
+    pub(crate) fn close(&self) -> Mail {
         let mut mail = self.mail();
         let closed = Mail {
             closed: true,
             ..Mail::default()
         };
-        std::mem::replace(&mut *mail, closed).resumes
+        std::mem::replace(&mut *mail, closed)
     }
 
     fn mail(&self) -> MutexGuard<'_, Mail> {

@@ -23,6 +23,7 @@ mod config;
 mod conformance;
 mod connection;
 mod event_stream;
+mod handover;
 mod hub;
 mod lifecycle;
 mod losses;
@@ -60,8 +61,8 @@ use self::hub::{Hub, Place};
 use self::lifecycle::Encodings;
 use self::registry::Registry;
 use crate::limits::{AppLimits, Exceeded, Quota, Quotas};
-use crate::ports::Ports;
-use crate::server::Phase;
+use crate::ports::{NotReleased, OldConnection, Ports, Released};
+use crate::server::{Phase, until};
 use crate::telemetry;
 
 /// The metachannel of connections that come and go.
@@ -135,6 +136,25 @@ impl Realtime {
         self.0.hub.reborn(incarnation);
     }
 
+    /// Ends a connection of this node whose client has gone on at another one, which says so. Waits
+    /// until nothing of it counts, and the regional owners have acknowledged that.
+    ///
+    /// # Errors
+    /// It is to be asked again: the connection does not count yet, as it was itself not released by
+    /// the node that it came from.
+    pub async fn release(&self, old: OldConnection) -> Result<Released, NotReleased> {
+        handover::release(&self.0, old).await
+    }
+
+    /// Waits until the server drains and has no connection any more, and the regional owners have
+    /// acknowledged that nothing of it counts.
+    pub async fn left(&self) {
+        let mut phase = self.0.phase();
+        until(&mut phase, Phase::Draining).await;
+        self.0.registry.emptied().await;
+        self.0.ports.counting.settled().await;
+    }
+
     /// Tells `[meta]log` that a batch of an edge had items that were refused, if there are any: how
     /// many, and why the first (contract, decision 11). The edge was told of each, but not the
     /// people who run the app.
@@ -167,6 +187,8 @@ pub(crate) struct Core {
     pub(crate) tasks: TaskTracker,
     /// One permit per connection.
     slots: Arc<Semaphore>,
+    /// One permit per client that came from another node, until that has let it go.
+    handovers: Arc<Semaphore>,
     /// Written by the server as it shuts down.
     pub(crate) phase: watch::Sender<Phase>,
     /// The cluster's shards.
@@ -193,6 +215,7 @@ impl Core {
             logs: Mutex::default(),
             tasks: TaskTracker::new(),
             slots: Arc::new(Semaphore::new(config.connections_max)),
+            handovers: Arc::new(Semaphore::new(config.handovers_max)),
             config,
             ports,
             phase: watch::Sender::new(Phase::Serving),

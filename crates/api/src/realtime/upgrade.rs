@@ -13,7 +13,7 @@ use headcount_realtime::{ConnectQuery, Format, ProtocolError, ServerFrame};
 
 use super::Core;
 use super::connection::Connection;
-use super::registry::Unresumable;
+use super::registry::Key;
 use super::transport::{Carrier, Transport};
 use super::web_socket::{self, Socket};
 use crate::credentials;
@@ -73,17 +73,26 @@ pub(super) async fn enter(realtime: Arc<Core>, mut transport: Box<Transport>) {
     let _entered = realtime.tasks.token();
     let app = app_of(&transport.credential);
     let (query, mut error) = (&transport.query, None);
-    let key = query.resume.as_ref().or(query.recover.as_ref()).cloned();
+    let key = query.resume.as_ref().or(query.recover.as_ref());
+    let key = key.map(|text| Key::parse(text).ok_or_else(malformed));
+    let key = key.transpose().unwrap_or_else(|malformed| {
+        error = Some(malformed);
+        None
+    });
+    // The client of another node's connection has a new one, and that one is ended over there.
+    let mut elsewhere = None;
     if let Some(key) = key {
-        match realtime.registry.find(&app, &key) {
-            Ok(mailbox) => match mailbox.resume(transport) {
-                Ok(()) => return,
-                Err(back) => {
-                    transport = back;
-                    error = Some(unresumable(Unresumable::Unknown));
+        error = Some(unknown());
+        if key.node == realtime.ports.source.node {
+            let (id, secret) = (key.connection.as_str(), &*key.secret);
+            if let Some(mailbox) = realtime.registry.find(&app, id, secret) {
+                match mailbox.resume(transport) {
+                    Ok(()) => return,
+                    Err(back) => transport = back,
                 }
-            },
-            Err(why) => error = Some(unresumable(why)),
+            }
+        } else {
+            elsewhere = Some(key);
         }
     }
     let quota = realtime.quotas.of(&app);
@@ -103,7 +112,12 @@ pub(super) async fn enter(realtime: Arc<Core>, mut transport: Box<Transport>) {
         .map_err(ProtocolError::from)
         .and_then(|identity| Connection::open(&realtime, app, quota, &transport, identity));
     match opened {
-        Ok(connection) => connection.run(transport, error).await,
+        Ok(mut connection) => {
+            if let Some(key) = elsewhere {
+                connection.come_from(key, &transport);
+            }
+            connection.run(transport, error).await;
+        }
         Err(error) => {
             let channel = None;
             transport
@@ -118,18 +132,14 @@ async fn disconnect(transport: Box<Transport>, error: ProtocolError) {
     transport.finish(ServerFrame::Disconnected { error }).await;
 }
 
-/// What a client is told whose connection cannot be gone on with: it has a new one.
-fn unresumable(why: Unresumable) -> ProtocolError {
-    match why {
-        Unresumable::Malformed => ProtocolError::new(
-            80018,
-            400,
-            "the connection key is malformed: this is a new one",
-        ),
-        Unresumable::Unknown => ProtocolError::new(
-            80008,
-            400,
-            "the connection is over, or another node's: this is a new one",
-        ),
-    }
+/// What a client is told whose key no node makes: it has a new connection.
+fn malformed() -> ProtocolError {
+    let message = "the connection key is malformed: this is a new one";
+    ProtocolError::new(80018, 400, message)
+}
+
+/// What a client is told whose connection cannot be gone on with here: it has a new one.
+fn unknown() -> ProtocolError {
+    let message = "the connection is over, or another node's: this is a new one";
+    ProtocolError::new(80008, 400, message)
 }

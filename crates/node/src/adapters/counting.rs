@@ -31,4 +31,8 @@ impl Counting for NodeCounting {
         let item = ReportItem::ConnectionClosed { connection };
         self.gateway.clients_left(app, vec![item]);
     }
+
+    fn settled(&self) -> BoxFuture<'_, ()> {
+        self.gateway.settled().boxed()
+    }
 }

@@ -534,6 +534,7 @@ fn realtime(raw: &RawConfig, apps: &BTreeMap<AppId, AppConfig>) -> headcount_api
         frame_bytes_max: raw.frame_bytes_max.as_usize(),
         grace,
         resume_window: raw.resume_window,
+        handovers_max: raw.handovers_max,
         heartbeat_interval: raw.heartbeat_interval,
         memory: raw.memory,
         memory_messages_max: raw.memory_messages_max,

@@ -472,6 +472,10 @@ sections! {
         frame_bytes_max: Bytes = Bytes::kib(512), Bytes::kib(64)..=Bytes::mib(16);
         /// How long after a drop a client may take its connection up again on the same node.
         resume_window: Duration = secs(120), secs(1)..=hours(1);
+        /// Most clients at a time that came from another node and of which that node has not said yet
+        /// that their old connection has ended, about 1 kB each. Within a region they count only
+        /// then, or when its lease has ended; further ones count at once, for a while twice.
+        handovers_max: usize = 20_000, 0..=1_000_000;
         /// How often a quiet connection carries a sign of life. A client of which nothing comes for
         /// twice as long is taken for gone.
         heartbeat_interval: Duration = secs(15), secs(1)..=minutes(10);
