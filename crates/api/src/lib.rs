@@ -79,7 +79,9 @@
 //! 1. Bind the listener; [`serve`] takes it, and anything that resolves as the shutdown. Until what
 //!    [`serve`] needs exists, [`serve_unready`] answers on it.
 //! 2. Implement [`ports`]; keep watches bounded.
-//! 3. Install recorders for metrics and traces before; this crate names both by `api`.
+//! 3. Hand [`Realtime::release`] what other nodes ask to end; once [`Realtime::left`] resolves at a
+//!    drain, tell them, so that nobody who comes from here waits for this node's lease.
+//! 4. Install recorders for metrics and traces before; this crate names both by `api`.
 //!
 //! What it does not do: TLS, and anything about channels that the node does not say.
 

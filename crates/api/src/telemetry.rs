@@ -31,9 +31,14 @@ metric! {
     Gauge realtime_connections: "Realtime connections, with those that wait to be resumed";
     Counter realtime_drops_total: "Times that a realtime connection lost its websocket";
     Counter realtime_resumes_total: "Times that a realtime connection was resumed";
-    Gauge realtime_handovers: "Realtime clients that came from another node, which has not ended their old connection yet";
-    Counter realtime_handovers_total: "Realtime clients that came from another node, by what ended the wait for it: released, unknown (it has no such connection), lease_ended, removed (it is no member), timed_out, full, or draining";
-    Counter realtime_releases_total: "Realtime connections that were ended here, as their clients went on at another node";
+    Gauge realtime_handovers:
+        "Realtime clients that came from another node, which has not let them go yet";
+    Counter realtime_handovers_total:
+        "Realtime clients that came from another node, by what ended the wait for it: released, \
+         unknown (there is no such connection), lease_ended, removed (there is no such node), \
+         timed_out, full or draining";
+    Counter realtime_releases_total:
+        "Realtime connections ended here, as their clients went on at another node";
     Counter realtime_rolled_up_total: "Occupancy events that newer ones took the place of, for clients that are slow";
     Counter realtime_repeats_total: "Messages that were published again under an id that their channel remembers";
     Counter realtime_deliveries_total: "Messages, presence changes and events sent to realtime clients";
