@@ -79,7 +79,11 @@ theme('dropping', () => {
     client.connect();
     await reaches(channel, 'attached');
     await counted(stage, name, both(1), 'it is back');
-    await inbox.until('it enters', (items) => assert.equal(items.at(-1).action, 'enter'));
+    await inbox.until('it enters', (items) => {
+      // The client may enter once more by itself, which updates what is there.
+      const left = items.findLastIndex(({ action }) => action === 'leave');
+      assert.equal(items[left + 1]?.action, 'enter');
+    });
   });
 
   story('who comes back goes on where it was, and nobody noticed', async (stage) => {
