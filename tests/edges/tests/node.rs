@@ -145,7 +145,7 @@ impl Task {
                 let _nobody_watches = open.closed.send(Some(error.clone()));
                 let _stream_is_gone = open.reply.map(|reply| reply.send(Err(error)));
             }
-            Effect::ClientsAck { .. } | Effect::Send { .. } => {}
+            Effect::ClientsAck { .. } | Effect::Settled { .. } | Effect::Send { .. } => {}
         }
     }
 }
