@@ -105,8 +105,9 @@ pub struct Limits {
     pub append_bytes: usize,
     /// Entries after which a group takes a snapshot of itself. 5000.
     pub snapshot_entries: u64,
-    /// Bytes of commands after which a group takes a snapshot of itself, unless half of its last
-    /// snapshot is more. 512 KiB.
+    /// Bytes of commands that all groups of a host together may have to replay at a start. A group
+    /// takes a snapshot of itself after its share of that, unless half of its last snapshot is more.
+    /// 32 MiB.
     pub snapshot_bytes: u64,
     /// Entries covered by the snapshot that are kept all the same, so that a follower that was
     /// away shortly needs no snapshot. 1000.
@@ -129,7 +130,7 @@ impl Default for Limits {
             append_entries: 128,
             append_bytes: 1 << 20,
             snapshot_entries: 5000,
-            snapshot_bytes: 512 << 10,
+            snapshot_bytes: 32 << 20,
             snapshot_entries_kept: 1000,
             snapshot_sends: 3,
             snapshot_timeout: Duration::from_secs(60),

@@ -66,7 +66,7 @@ impl StoreBuilder<Types, LogStore, StateMachine> for Builder {
         });
         let replica = ReplicaId(self.next_replica.fetch_add(1, Ordering::Relaxed));
         let log = LogStore::new(store.clone(), replica, 1 << 20);
-        let growth = Arc::new(Growth::new(u64::MAX));
+        let growth = Arc::new(Growth::new(u64::MAX, Arc::default()));
         let machine = StateMachine::new(Box::new(Nothing), store, replica, None, growth);
         Ok(((), log, machine))
     }
@@ -241,7 +241,7 @@ async fn a_journal_has_its_gap_before_the_machine_is_past_it() {
         store: store.clone(),
         seen: seen.clone(),
     };
-    let growth = Arc::new(Growth::new(u64::MAX));
+    let growth = Arc::new(Growth::new(u64::MAX, Arc::default()));
     let replica = ReplicaId(1);
     let mut machine = StateMachine::new(Box::new(onlooker), store, replica, Some(7), growth);
     let leader = LeaderId {

@@ -53,6 +53,8 @@ pub(crate) struct Inner {
     /// The groups that are started; `None` after shutdown. Written by start and stop, read with
     /// every envelope.
     groups: RwLock<Option<BTreeMap<GroupId, Slot>>>,
+    /// Kept by every replica, and once here.
+    replicas: Arc<()>,
     next_call: Arc<AtomicU64>,
     snapshot_sends: Arc<Semaphore>,
     fatal: watch::Sender<Option<FatalError>>,
@@ -100,6 +102,7 @@ impl Host {
             raft_config: Arc::new(raft_config),
             peers,
             groups: RwLock::new(Some(BTreeMap::new())),
+            replicas: Arc::default(),
             next_call: Arc::new(AtomicU64::new(config.boot)),
             snapshot_sends: Arc::new(Semaphore::new(config.limits.snapshot_sends)),
             fatal: watch::Sender::new(None),
@@ -337,7 +340,8 @@ impl Inner {
             limits,
             snapshot_sends: Arc::clone(&self.snapshot_sends),
         }));
-        let growth = Arc::new(Growth::new(limits.snapshot_bytes));
+        let replicas = Arc::clone(&self.replicas);
+        let growth = Arc::new(Growth::new(limits.snapshot_bytes, replicas));
         let log_store = LogStore::new(self.store.clone(), replica, limits.append_bytes);
         let state_machine = StateMachine::new(
             machine,

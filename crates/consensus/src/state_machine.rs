@@ -33,24 +33,27 @@ pub(crate) struct Growth {
     bytes: AtomicU64,
     /// Bytes of the last snapshot.
     snapshot_bytes: AtomicU64,
-    /// Bytes of commands after which a snapshot may be due.
-    bytes_min: u64,
+    /// Bytes of commands that all replicas of the host may have to replay together.
+    replay_bytes: u64,
+    /// Kept by every replica that shares that, and once by the host.
+    replicas: Arc<()>,
     /// Rung whenever a snapshot is due.
     due: Notify,
 }
 
 impl Growth {
-    pub(crate) fn new(bytes_min: u64) -> Self {
+    pub(crate) fn new(replay_bytes: u64, replicas: Arc<()>) -> Self {
         Self {
             bytes: AtomicU64::new(0),
             snapshot_bytes: AtomicU64::new(0),
-            bytes_min,
+            replay_bytes,
+            replicas,
             due: Notify::new(),
         }
     }
 
     /// Waits until a snapshot is due: once half as much was applied as the last one holds, and at
-    /// least the minimum. So a start takes as long as the state is large, whatever happened to it,
+    /// least the replica's share of what the host may replay. So a start takes as long as the state is large, whatever happened to it,
     /// and snapshots write at most twice what the log does.
     pub(crate) async fn due(&self) {
         loop {
@@ -63,7 +66,9 @@ impl Growth {
 
     fn is_due(&self) -> bool {
         let half = self.snapshot_bytes.load(Ordering::Relaxed) / 2;
-        self.bytes.load(Ordering::Relaxed) >= self.bytes_min.max(half)
+        let replicas = Arc::strong_count(&self.replicas).saturating_sub(1).max(1);
+        let share = self.replay_bytes / replicas as u64;
+        self.bytes.load(Ordering::Relaxed) >= share.max(half)
     }
 
     fn grow(&self, bytes: u64) {
@@ -347,8 +352,10 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_is_due_by_the_minimum_until_it_is_begun() {
-        let growth = Growth::new(100);
+    fn a_snapshot_is_due_by_its_share_until_it_is_begun() {
+        let host = Arc::new(());
+        let growth = Growth::new(400, Arc::clone(&host));
+        let others = [(); 3].map(|()| Growth::new(400, Arc::clone(&host)));
         growth.grow(99);
         assert!(!is_asked(&growth));
         growth.grow(1);
@@ -360,11 +367,13 @@ mod tests {
         assert!(!is_asked(&growth));
         growth.grow(100);
         assert!(is_asked(&growth));
+        drop(others);
+        assert!(!is_asked(&growth), "alone it may replay more");
     }
 
     #[test]
     fn a_large_state_grows_by_half_before_it_is_written_again() {
-        let growth = Growth::new(100);
+        let growth = Growth::new(100, Arc::default());
         growth.measure(1_000);
         growth.grow(499);
         assert!(!is_asked(&growth));

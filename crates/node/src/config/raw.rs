@@ -333,9 +333,10 @@ sections! {
         /// Entries after which a group takes a snapshot of itself. Too low: constant snapshots. Too
         /// high: a restart replays for long.
         snapshot_entries: u64 = 5_000, 100..=1_000_000;
-        /// Bytes of commands after which a group takes a snapshot of itself, unless half of its last
-        /// snapshot is more. Too low: constant snapshots. Too high: a restart replays for long.
-        snapshot_bytes: Bytes = Bytes::kib(512), Bytes::kib(64)..=Bytes::gib(1);
+        /// Bytes of commands that all groups of the node together may have to replay at a start. A
+        /// group takes a snapshot of itself after its share of that, unless half of its last snapshot
+        /// is more. Too low: constant snapshots. Too high: a restart replays for long.
+        snapshot_bytes: Bytes = Bytes::mib(32), Bytes::kib(64)..=Bytes::gib(1);
         /// Entries that are kept although a snapshot covers them, so that a replica that was away
         /// for a moment needs no snapshot.
         snapshot_entries_kept: u64 = 1_000, 0..=1_000_000;
