@@ -53,8 +53,8 @@ impl Growth {
     }
 
     /// Waits until a snapshot is due: once half as much was applied as the last one holds, and at
-    /// least the replica's share of what the host may replay. So a start takes as long as the state is large, whatever happened to it,
-    /// and snapshots write at most twice what the log does.
+    /// least the replica's share of what the host may replay. So a start takes as long as the state
+    /// is large, whatever happened to it, and snapshots write at most twice what the log does.
     pub(crate) async fn due(&self) {
         loop {
             self.due.notified().await;
