@@ -293,10 +293,8 @@ impl Gateway {
 
     fn settle(&mut self, request: u64, effects: &mut Vec<Effect>) {
         let shards = self.table.shards.iter_mut();
-        match shards
-            .filter_map(|shard| shard.settle(request).then_some(()))
-            .count()
-        {
+        let waits = shards.map(|shard| shard.settle(request));
+        match waits.filter(|waits| *waits).count() {
             0 => effects.push(Effect::Settled { request }),
             waiting => drop(self.settling.insert(request, waiting)),
         }

@@ -15,6 +15,7 @@
 //! comes over the wire, and answers with statuses that say what to do. The driver binds listeners,
 //! implements the traits, and adds the services to a server.
 
+mod call;
 pub mod control;
 pub mod handover;
 pub mod peers;

@@ -155,23 +155,15 @@ impl ControlClient {
     }
 }
 
-/// Makes a call with the emulated delay of both ways, bounded in time.
 async fn call<T>(
     delay: Duration,
     calling: impl Future<Output = Result<tonic::Response<T>, Status>>,
 ) -> Result<T, CallError> {
-    let delayed = async {
-        tokio::time::sleep(delay).await;
-        let answer = calling.await;
-        tokio::time::sleep(delay).await;
-        answer
+    let too_late = || CallError::Unavailable {
+        reason: "it took too long".to_owned(),
     };
-    match tokio::time::timeout(CALL_TIMEOUT, delayed).await {
-        Ok(answer) => Ok(answer?.into_inner()),
-        Err(_) => Err(CallError::Unavailable {
-            reason: "it took too long".to_owned(),
-        }),
-    }
+    let answer = crate::call::call(delay, CALL_TIMEOUT, calling).await;
+    Ok(answer.ok_or_else(too_late)??)
 }
 
 /// Asks the node at `address` (`host:port` of its peer listener) to make this one a member, in the

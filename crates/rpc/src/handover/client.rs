@@ -38,21 +38,14 @@ fn put_client(client: &Client) -> Option<release_request::Client> {
     }
 }
 
-/// Makes a call with the emulated delay of both ways, bounded in time.
 async fn call<T>(
     delay: Duration,
     within: Duration,
     calling: impl Future<Output = Result<tonic::Response<T>, Status>>,
 ) -> Result<T, NotReleased> {
-    let delayed = async {
-        tokio::time::sleep(delay).await;
-        let answer = calling.await;
-        tokio::time::sleep(delay).await;
-        answer
-    };
-    let too_late = |_| NotReleased::Unavailable("no answer in time".to_owned());
-    let answer = tokio::time::timeout(within, delayed).await;
-    Ok(answer.map_err(too_late)??.into_inner())
+    let too_late = || NotReleased::Unavailable("no answer in time".to_owned());
+    let answer = crate::call::call(delay, within, calling).await;
+    Ok(answer.ok_or_else(too_late)??)
 }
 
 impl HandOverClient {

@@ -6,12 +6,9 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use headcount_model::{AppId, ConnectionId, Incarnation, NodeId};
-use headcount_net::Dialer;
-use tokio::net::TcpListener;
-use tonic::transport::server::TcpIncoming;
 
 use super::*;
-use crate::peers::{Identity, Network, NetworkConfig, Peer};
+use crate::call::testing::{asking, network};
 
 const WITHIN: Duration = Duration::from_secs(10);
 
@@ -46,36 +43,14 @@ impl HandOverPort for Holder {
     }
 }
 
-fn network(cluster: &str) -> Network {
-    let identity = Identity {
-        node: NodeId(1),
-        incarnation: Incarnation(1),
-        cluster: cluster.to_owned(),
-        fingerprint: "f".to_owned(),
-        address: String::new(),
-    };
-    Network::new(NetworkConfig::default(), Dialer::default(), identity)
-}
-
 /// Serves a holder as node 2 and returns a client of a node of `cluster`.
 async fn client_of(cluster: &str) -> HandOverClient {
     client_to(Holder::default(), cluster).await
 }
 
 async fn client_to(holder: Holder, cluster: &str) -> HandOverClient {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
     let router = tonic::transport::Server::builder().add_service(service(&network("c"), holder));
-    tokio::spawn(router.serve_with_incoming(TcpIncoming::from(listener)));
-    let asking = network(cluster);
-    let holder = Peer {
-        node: NodeId(2),
-        incarnation: Incarnation(1),
-        address,
-        delay: Duration::from_millis(5),
-    };
-    asking.set_peers([holder], |_| true).unwrap();
-    HandOverClient::new(asking)
+    HandOverClient::new(asking(router, cluster, Duration::from_millis(5)).await)
 }
 
 fn connection(id: &str) -> ReleaseAsk {

@@ -131,20 +131,13 @@ fn take_standing(standing: proto::ShardStanding) -> Result<ShardStanding, ReadEr
     })
 }
 
-/// Makes a call with the emulated delay of both ways, bounded in time.
 async fn call<T>(
     delay: Duration,
     within: Duration,
     calling: impl Future<Output = Result<tonic::Response<T>, Status>>,
 ) -> Result<T, ReadError> {
-    let delayed = async {
-        tokio::time::sleep(delay).await;
-        let answer = calling.await;
-        tokio::time::sleep(delay).await;
-        answer
-    };
-    let answer = tokio::time::timeout(within, delayed).await;
-    Ok(answer.map_err(|_| ReadError::TimedOut)??.into_inner())
+    let answer = crate::call::call(delay, within, calling).await;
+    Ok(answer.ok_or(ReadError::TimedOut)??)
 }
 
 impl ReadClient {

@@ -7,14 +7,11 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use headcount_model::{
     AppId, ChannelKey, ChannelName, ChannelStatus, EventKind, EventKinds, Fence, HistoryPoint,
-    Incarnation, NodeId, Occupancy, OwnerRef, Position, RegionName, ShardId, Timestamp, Transition,
+    NodeId, Occupancy, OwnerRef, Position, RegionName, ShardId, Timestamp, Transition,
 };
-use headcount_net::Dialer;
-use tokio::net::TcpListener;
-use tonic::transport::server::TcpIncoming;
 
 use super::*;
-use crate::peers::{Identity, Network, NetworkConfig, Peer};
+use crate::call::testing::{asking, network};
 
 const WITHIN: Duration = Duration::from_secs(10);
 
@@ -181,32 +178,10 @@ fn start(after: Option<u64>) -> FollowStart {
     }
 }
 
-fn network(cluster: &str) -> Network {
-    let identity = Identity {
-        node: NodeId(1),
-        incarnation: Incarnation(1),
-        cluster: cluster.to_owned(),
-        fingerprint: "f".to_owned(),
-        address: String::new(),
-    };
-    Network::new(NetworkConfig::default(), Dialer::default(), identity)
-}
-
 /// Serves a holder as node 2 and returns a client of a node of `cluster`.
 async fn client_of(cluster: &str, delay: Duration) -> ReadClient {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
     let router = tonic::transport::Server::builder().add_service(service(&network("c"), Holder));
-    tokio::spawn(router.serve_with_incoming(TcpIncoming::from(listener)));
-    let asking = network(cluster);
-    let holder = Peer {
-        node: NodeId(2),
-        incarnation: Incarnation(1),
-        address,
-        delay,
-    };
-    asking.set_peers([holder], |_| true).unwrap();
-    ReadClient::new(asking)
+    ReadClient::new(asking(router, cluster, delay).await)
 }
 
 fn status_of(shard: u32, strong: bool) -> StatusAsk {
