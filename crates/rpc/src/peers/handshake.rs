@@ -35,15 +35,6 @@ pub struct Identity {
     pub address: String,
 }
 
-/// Introduction: how a peer says that it can be reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Introduction {
-    pub(crate) node: NodeId,
-    /// 0 if it has not registered this life yet.
-    pub(crate) incarnation: Incarnation,
-    pub(crate) address: String,
-}
-
 impl Identity {
     /// Puts the identity into a request.
     pub(crate) fn sign<T>(&self, request: &mut Request<T>) {
@@ -63,15 +54,13 @@ impl Identity {
         }
     }
 
-    /// Returns how a peer that was admitted introduces itself, if it does.
-    pub(crate) fn introduction(node: NodeId, metadata: &MetadataMap) -> Option<Introduction> {
+    /// Returns where a peer says that it is reached, if it does, and in which life: 0 if it has not
+    /// registered this one yet.
+    pub(crate) fn introduction(metadata: &MetadataMap) -> Option<(Incarnation, &str)> {
         let address = text(metadata, ADDRESS).ok()?;
         let incarnation = text(metadata, INCARNATION).ok()?.parse().ok()?;
-        (!address.is_empty() && address.len() <= ADDRESS_BYTES_MAX).then(|| Introduction {
-            node,
-            incarnation: Incarnation(incarnation),
-            address: address.to_owned(),
-        })
+        let usable = (1..=ADDRESS_BYTES_MAX).contains(&address.len());
+        usable.then_some((Incarnation(incarnation), address))
     }
 
     /// Checks a peer's request against this node's own identity; returns the peer.

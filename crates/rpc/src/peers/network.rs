@@ -28,7 +28,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-use super::handshake::{Identity, Introduction};
+use super::handshake::Identity;
 use super::link::{BatchStream, Outlet, Refused, outlet, weighed_outlet};
 use super::relayed::RelayParcel;
 use super::server::MESSAGE_BYTES_MAX;
@@ -219,19 +219,12 @@ impl Network {
     /// Opens a way back to a node that this one has not heard of, or not of its present life. Whoever
     /// leads the control group may be such a node; if it were not answered before its log has told
     /// of it, it could never tell.
-    fn introduce(&self, introduction: Introduction) {
-        let Introduction {
-            node,
-            incarnation,
-            address,
-        } = introduction;
+    fn introduce(&self, node: NodeId, incarnation: Incarnation, address: &str) {
         let is_known = |links: &BTreeMap<NodeId, Arc<Link>>| {
             let known = links.get(&node);
             known.is_some_and(|link| link.address == address || link.incarnation >= incarnation)
         };
-        if node == self.identity().node
-            || is_known(&self.0.links.read().unwrap_or_else(PoisonError::into_inner))
-        {
+        if is_known(&self.0.links.read().unwrap_or_else(PoisonError::into_inner)) {
             return;
         }
         let mut links = self.0.links.write().unwrap_or_else(PoisonError::into_inner);
@@ -245,7 +238,7 @@ impl Network {
         let peer = Peer {
             node,
             incarnation,
-            address,
+            address: address.to_owned(),
             delay: Duration::ZERO,
         };
         match self.open(peer, true) {
@@ -361,9 +354,12 @@ impl Network {
     /// # Errors
     /// The status that the caller is to be told.
     pub fn admit(&self, metadata: &MetadataMap) -> Result<NodeId, Status> {
-        let node = self.identity().admit(metadata)?;
-        if let Some(introduction) = Identity::introduction(node, metadata) {
-            self.introduce(introduction);
+        let identity = self.identity();
+        let node = identity.admit(metadata)?;
+        if node != identity.node
+            && let Some((incarnation, address)) = Identity::introduction(metadata)
+        {
+            self.introduce(node, incarnation, address);
         }
         Ok(node)
     }
