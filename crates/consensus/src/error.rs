@@ -107,8 +107,8 @@ pub enum TransferError {
     /// Only a voter can lead.
     #[error("replica {0} is not a voter")]
     NotAVoter(ReplicaId),
-    /// Nothing was heard of the heir lately.
-    #[error("replica {replica} was last heard of {age:?} ago")]
+    /// The heir does not answer.
+    #[error("replica {replica} does not answer; it was last heard of {age:?} ago")]
     NotHeard {
         /// The heir.
         replica: ReplicaId,

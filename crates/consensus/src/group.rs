@@ -29,7 +29,7 @@ use crate::error::{
 };
 use crate::inbound::Inbound;
 use crate::reconcile::{self, CatchUp, Observed};
-use crate::status::{GroupStatus, Leadership, Role};
+use crate::status::{Follower, GroupStatus, Leadership, Role, followers};
 use crate::types::{Command, LeaderId, Raft, Types};
 use crate::{Epoch, GroupId, Limits, Member, Membership, Reconciled, Step, Timing, telemetry};
 
@@ -379,8 +379,8 @@ impl Group {
     }
 
     /// Hands leadership to the voter `to` and waits until this replica has heard of a new leader.
-    /// Refused if `to` is not just behind or was not heard of lately, because a hand-over cannot
-    /// be taken back: from here on this replica refuses proposals until someone is elected.
+    /// Refused if `to` does not answer now or lacks what the log has now, because a hand-over cannot
+    /// be taken back: once it is begun this replica refuses proposals until someone is elected.
     pub async fn transfer_leader(&self, to: ReplicaId) -> Result<(), TransferError> {
         let status = self.status();
         let before = status.leadership.epoch;
@@ -395,20 +395,7 @@ impl Group {
         if !status.leadership.members.voters.contains_key(&to) {
             return Err(TransferError::NotAVoter(to));
         }
-        let Some(follower) = status.followers.get(&to) else {
-            return Err(TransferError::NotAVoter(to));
-        };
-        let age = follower.acknowledged_age;
-        if age.is_none_or(|age| age > self.0.timing.election_max) {
-            return Err(TransferError::NotHeard { replica: to, age });
-        }
-        // What is in one append can still be on its way.
-        if follower.lag > self.0.limits.append_entries {
-            return Err(TransferError::Behind {
-                replica: to,
-                lag: follower.lag,
-            });
-        }
+        self.hear_heir(to).await?;
         self.0
             .handed_over_term
             .fetch_max(epoch.term, Ordering::Relaxed);
@@ -420,6 +407,50 @@ impl Group {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_closed)) => Err(TransferError::Stopped),
             Err(_elapsed) => Err(TransferError::TimedOut(to)),
+        }
+    }
+
+    /// Waits until a voter has answered what it is sent from now on, and has what the log holds now.
+    /// What is known of it before may be of a life of its node that has ended since, and what is
+    /// sent to it may be waiting until the way to it is tried again.
+    async fn hear_heir(&self, heir: ReplicaId) -> Result<(), TransferError> {
+        let asked = Instant::now();
+        let last = self.status().last_log;
+        let beat = self.0.raft.trigger().heartbeat().await;
+        beat.map_err(|_fatal| TransferError::Stopped)?;
+        let wait = self.0.raft.wait(Some(self.0.timing.election_max));
+        let is_heard = |follower: &Follower, since: Duration| {
+            follower.acknowledged_age.is_some_and(|age| age <= since)
+        };
+        let answering = wait.metrics(
+            |metrics| {
+                let since = asked.elapsed();
+                // Without followers it leads no more, of which the caller is told below.
+                followers(metrics)
+                    .get(&heir)
+                    .is_none_or(|follower| is_heard(follower, since) && follower.matched >= last)
+            },
+            "an heir answers",
+        );
+        let answered = answering.await;
+        if let Err(RaftWaitError::ShuttingDown) = answered {
+            return Err(TransferError::Stopped);
+        }
+        let since = asked.elapsed();
+        let status = self.status();
+        match status.followers.get(&heir) {
+            None => Err(TransferError::NotLeader {
+                leader: status.leadership.leader,
+            }),
+            Some(_) if answered.is_ok() => Ok(()),
+            Some(follower) if is_heard(follower, since) => Err(TransferError::Behind {
+                replica: heir,
+                lag: follower.lag,
+            }),
+            Some(follower) => Err(TransferError::NotHeard {
+                replica: heir,
+                age: follower.acknowledged_age,
+            }),
         }
     }
 

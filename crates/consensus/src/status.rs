@@ -179,7 +179,7 @@ fn age(at: TokioInstant) -> Duration {
     at.elapsed()
 }
 
-fn followers(metrics: &Metrics) -> BTreeMap<ReplicaId, Follower> {
+pub(crate) fn followers(metrics: &Metrics) -> BTreeMap<ReplicaId, Follower> {
     let Some(replication) = &metrics.replication else {
         return BTreeMap::new();
     };
