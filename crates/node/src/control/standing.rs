@@ -20,6 +20,10 @@ use super::{ControlError, ControlHandle};
 /// How long to wait before something that failed is tried again.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// The same for a renewal: the lease runs, and whatever broke the connection may soon break the
+/// next one.
+const RENEW_AGAIN: Duration = Duration::from_millis(50);
+
 /// What standing works with.
 pub(crate) struct Standing {
     pub(crate) node: NodeId,
@@ -105,7 +109,7 @@ impl Standing {
                 }
                 Some(RenewReply::Ended { .. }) => return,
                 // No leader answered: it is elected, or the way to it is found, before long.
-                None => tokio::time::sleep(RETRY).await,
+                None => tokio::time::sleep(RENEW_AGAIN).await,
             }
         }
     }
