@@ -43,6 +43,7 @@ const REQUIRED: &[&str] = &[
     "fault-power-region",
     "fault-resets",
     "fault-slow-ways",
+    "fault-stop",
     "nodes-declared-dead",
     "nodes-stopped-by-disks",
     "pieces-held",

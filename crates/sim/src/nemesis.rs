@@ -62,6 +62,13 @@ pub(crate) enum Fault {
         /// The nodes.
         nodes: Vec<usize>,
     },
+    /// A node is asked to end, as by a rolling restart.
+    Stop {
+        /// The node.
+        node: usize,
+        /// How long until it starts again, once it has ended.
+        down: Duration,
+    },
     /// Ways between two regions are long.
     Slow {
         /// The regions.
@@ -101,6 +108,8 @@ pub enum Kind {
     CrashRegion,
     /// All nodes end.
     CrashAll,
+    /// A node is asked to end.
+    Stop,
     /// A disk fails to sync.
     SyncFails,
     /// A disk is full.
@@ -131,10 +140,11 @@ pub enum Kind {
 
 impl Kind {
     /// Every one, with how often it is made among all.
-    pub const WEIGHED: [(Self, u32); 16] = [
+    pub const WEIGHED: [(Self, u32); 17] = [
         (Self::CrashOne, 22),
         (Self::CrashRegion, 6),
         (Self::CrashAll, 6),
+        (Self::Stop, 10),
         (Self::SyncFails, 6),
         (Self::DiskFull, 4),
         (Self::SlowDisk, 4),
@@ -151,8 +161,9 @@ impl Kind {
     ];
 
     /// Those that excuse nothing, as long as they hit one node of a region only.
-    pub const PLAIN: [Self; 5] = [
+    pub const PLAIN: [Self; 6] = [
         Self::CrashOne,
+        Self::Stop,
         Self::SyncFails,
         Self::DiskFull,
         Self::Resets,
@@ -203,6 +214,10 @@ impl Fault {
             Kind::CrashOne => crash(vec![node(rng)]),
             Kind::CrashRegion => crash(inside),
             Kind::CrashAll => crash(all),
+            Kind::Stop => Self::Stop {
+                node: node(rng),
+                down,
+            },
             Kind::SyncFails => Self::SyncFails {
                 node: node(rng),
                 after: rng.random_range(0..8),
@@ -260,6 +275,7 @@ impl Fault {
                     _ => format!("{how}-all"),
                 }
             }
+            Self::Stop { .. } => "stop".to_owned(),
             Self::SyncFails { .. } => "disk-eio".to_owned(),
             Self::DiskFull { .. } => "disk-full".to_owned(),
             Self::SlowDisk { .. } => "disk-slow".to_owned(),
@@ -278,6 +294,7 @@ impl Fault {
     pub(crate) fn hits(&self, plan: &Plan) -> (Vec<usize>, bool) {
         match self {
             Self::Crash { nodes, power, .. } => (nodes.clone(), *power),
+            Self::Stop { node, .. } => (vec![*node], false),
             Self::SyncFails { node, .. } | Self::DiskFull { node, .. } => (vec![*node], false),
             Self::SlowDisk { node, .. } | Self::Pause { node } => (vec![*node], true),
             Self::Cut { ways, .. } => {

@@ -8,6 +8,7 @@ use headcount_consensus::store::memory::MemoryDisk;
 use headcount_net::Listener;
 use headcount_node::config::{self, Config, RawConfig, Sources};
 use headcount_node::{Founding, Listeners, Node, Options, Surroundings};
+use tokio::sync::watch;
 
 use crate::edge::dialer;
 use crate::network::SimNetwork;
@@ -42,12 +43,13 @@ pub(crate) fn config_of(plan: &Plan, node: usize) -> Config {
     loaded.config
 }
 
-/// Runs a node until it must stop, and writes down what becomes of it.
+/// Runs a node until it must stop or is asked to, and writes down what becomes of it.
 pub(crate) async fn run(
     plan: Arc<Plan>,
     node: usize,
     disk: MemoryDisk,
     network: SimNetwork,
+    mut asked: watch::Receiver<bool>,
     shared: Shared,
 ) {
     let listen =
@@ -84,12 +86,22 @@ pub(crate) async fn run(
                 }
                 std::future::pending::<()>().await;
             };
+            let asked = async {
+                // Nobody asks any more once the world has ended.
+                let _asked = asked.wait_for(|asked| *asked).await.is_ok();
+            };
             let reason = tokio::select! {
                 biased;
-                reason = running.stopped() => reason,
+                reason = running.stopped() => Some(reason),
+                () = asked => None,
                 () = ready => unreachable!("it waits for ever"),
             };
-            reason.to_string()
+            if let Some(reason) = reason {
+                reason.to_string()
+            } else {
+                Box::pin(running.drain()).await;
+                "asked to".to_owned()
+            }
         }
     };
     let mut record = shared.lock();

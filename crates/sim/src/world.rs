@@ -10,6 +10,7 @@ use headcount_consensus::store::memory::{Faults, MemoryDisk};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
+use tokio::sync::watch;
 
 use crate::edge::{self, dialer};
 use crate::machine::Machine;
@@ -58,6 +59,10 @@ struct NodeState {
     start_at: Option<Duration>,
     /// Whether its disk was made to fail in this life.
     disk_fails: bool,
+    /// Asks this life to end.
+    asked: watch::Sender<bool>,
+    /// How long it then stays down.
+    down: Duration,
     /// The trouble of which it is the end that the node is ready again.
     recovering: Vec<usize>,
 }
@@ -112,6 +117,8 @@ impl World {
             disk: MemoryDisk::new(),
             start_at: None,
             disk_fails: false,
+            asked: watch::Sender::new(false),
+            down: Duration::ZERO,
             recovering: Vec::new(),
         });
         let shared = Shared::new(allowance, plan.nodes.len());
@@ -201,6 +208,12 @@ impl World {
             if let Some(reason) = ended
                 && self.machines[node].is_running()
             {
+                let asked = *self.nodes[node].asked.borrow();
+                if asked && !self.nodes[node].disk_fails {
+                    self.take_away(node, true, false);
+                    self.nodes[node].start_at = Some(self.now + self.nodes[node].down);
+                    continue;
+                }
                 if !self.nodes[node].disk_fails {
                     let mut record = self.shared.lock();
                     record
@@ -218,6 +231,7 @@ impl World {
     fn start(&mut self, node: usize) {
         self.nodes[node].start_at = None;
         self.nodes[node].disk_fails = false;
+        self.nodes[node].asked = watch::Sender::new(false);
         let sync = Duration::from_millis(
             self.rng
                 .random_range(0..=u64::try_from(self.plan.sync_time_max.as_millis()).unwrap_or(0)),
@@ -241,6 +255,7 @@ impl World {
             node,
             disk,
             self.network.clone(),
+            self.nodes[node].asked.subscribe(),
             self.shared.clone(),
         );
         self.machines[node].start(program);
@@ -574,6 +589,17 @@ impl World {
                 }
                 return;
             }
+            Fault::Stop { node, down } => {
+                if self.machines[*node].is_running() {
+                    self.nodes[*node].asked.send_replace(true);
+                    self.nodes[*node].down = *down;
+                    self.nodes[*node].recovering.push(trouble);
+                    self.shared.lock().lives[*node].ready = false;
+                } else {
+                    self.end_trouble(trouble);
+                }
+                return;
+            }
             Fault::SyncFails { node, after } => {
                 if self.machines[*node].is_running() {
                     self.fail_disk(*node, trouble, |faults| faults.syncs_left = Some(*after));
@@ -703,6 +729,7 @@ impl World {
             }
             Fault::Slow { .. } => self.reset_ways(),
             Fault::Crash { .. }
+            | Fault::Stop { .. }
             | Fault::SyncFails { .. }
             | Fault::DiskFull { .. }
             | Fault::Resets { .. }
@@ -722,8 +749,10 @@ impl World {
         }
         for node in 0..self.nodes.len() {
             self.machines[node].resume();
-            if self.nodes[node].disk_fails && self.machines[node].is_running() {
-                // A disk that failed does not heal: its node starts again.
+            let ends = self.nodes[node].disk_fails || *self.nodes[node].asked.borrow();
+            if ends && self.machines[node].is_running() {
+                // A disk that failed does not heal: its node starts again. And whoever asked one
+                // to end does not wait any longer.
                 self.take_away(node, true, false);
                 self.nodes[node].start_at = Some(self.now);
             }
