@@ -76,7 +76,7 @@ async fn run(loaded: Loaded, founding: Founding, output: Output) -> Result<(), F
         () = signals.next() => {
             complain("draining; once more to end at once");
             tokio::select! {
-                () = node.drain() => complain("drained"),
+                () = Box::pin(node.drain()) => complain("drained"),
                 () = signals.again() => complain("ended without draining"),
             }
             Ok(())

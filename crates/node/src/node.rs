@@ -16,6 +16,7 @@ use headcount_model::{Incarnation, NodeId, RegionName, SHARDS_MAX, ShardId};
 use headcount_net::{Dialer, Listener};
 use headcount_placement::{
     Addresses, ClusterFacts, Control, ControlCommand, FOUNDING_NODE, FOUNDING_REPLICA, GroupId,
+    STOPPING_VERSION,
 };
 use headcount_rpc::control::ControlClient;
 use headcount_rpc::peers::{Identity, Network, Peer};
@@ -334,6 +335,8 @@ pub struct Node {
     booted: watch::Receiver<Option<Booted>>,
     store: Store,
     draining: watch::Sender<bool>,
+    /// True once the shards are to decide nothing more.
+    quiet: watch::Sender<bool>,
     delays: watch::Sender<BTreeMap<RegionName, Duration>>,
     stop: watch::Sender<Option<StopReason>>,
     tasks: Tasks,
@@ -385,6 +388,7 @@ impl Node {
         let (incarnation, incarnation_seen) = watch::channel(Incarnation(0));
         let (control, control_seen) = watch::channel(Arc::new(Control::new()));
         let (draining, draining_seen) = watch::channel(false);
+        let (quiet, quiet_seen) = watch::channel(false);
         let (stop, stop_seen) = watch::channel(None);
         let (booted, booted_seen) = watch::channel(None);
         let progress = Progress {
@@ -430,6 +434,7 @@ impl Node {
             incarnation,
             control,
             booted,
+            quiet: quiet_seen,
             config,
         };
         let failed = stop.clone();
@@ -449,6 +454,7 @@ impl Node {
             booted: booted_seen,
             store,
             draining,
+            quiet,
             delays,
             stop,
             tasks,
@@ -526,24 +532,29 @@ impl Node {
             .unwrap_or(StopReason::Stopped)
     }
 
-    /// Ends the node in good order: edges and watchers are sent elsewhere, leadership is handed
-    /// over, then everything stops.
+    /// Ends the node in good order: edges and watchers are sent elsewhere, other nodes of the region
+    /// take over what it owns, leadership is handed over, then everything stops.
     pub async fn drain(self) {
         // First, so that nobody begins something here that ends a moment later.
         self.draining.send_replace(true);
         let booted = self.booted.borrow().clone();
         if let Some(booted) = booted {
             booted.gateway.input(headcount_gateway::Input::Drain);
-            let handing_over = tokio::time::timeout(GOODBYE, hand_over(&booted.host));
+            let relieving = tokio::time::timeout(GOODBYE, self.relieve(&booted));
             let leaving = tokio::time::timeout(GOODBYE, self.leave(&booted));
-            let (handed_over, left) = tokio::join!(handing_over, leaving);
-            if handed_over.is_err() {
-                tracing::warn!(target: "node", "leadership was not handed over in time");
+            let (relieved, left) = tokio::join!(relieving, leaving);
+            if relieved.is_err() {
+                tracing::warn!(target: "node", "what it owns was not taken over in time");
             }
             if left.is_err() {
                 tracing::warn!(target: "node", "realtime clients did not leave in time");
             }
+            let handing_over = tokio::time::timeout(GOODBYE, hand_over(&booted));
+            if handing_over.await.is_err() {
+                tracing::warn!(target: "node", "leadership was not handed over in time");
+            }
         }
+        self.quiet.send_replace(true);
         let shards = self.progress.shards.borrow().clone();
         if let Some(shards) = shards
             && tokio::time::timeout(GOODBYE, shards.logged())
@@ -553,6 +564,39 @@ impl Node {
             tracing::warn!(target: "node", "the log does not have everything that was told here");
         }
         self.shutdown().await;
+    }
+
+    /// Has other nodes of the region own what this one owns, and tells them its counts: they need
+    /// not wait for its next life, or for the end of its lease.
+    async fn relieve(&self, booted: &Booted) {
+        let Elsewhere { node, region, .. } = &booted.elsewhere;
+        let incarnation = *self.progress.incarnation.borrow();
+        let mut control = self.progress.control.clone();
+        let understood = control.borrow().understood() >= STOPPING_VERSION;
+        if incarnation == Incarnation(0) || !understood {
+            return;
+        }
+        let command = ControlCommand::Stop {
+            node: *node,
+            incarnation,
+        };
+        if let Err(error) = booted.handle.propose(command).await {
+            tracing::warn!(target: "node", %error, "nobody knows that this node stops");
+            return;
+        }
+        // Another life is one that nobody is relieved of by this one.
+        let is_known = |control: &Arc<Control>| {
+            let known = control.node(*node);
+            known.is_none_or(|known| known.stopping || known.incarnation != incarnation)
+        };
+        if control.wait_for(is_known).await.is_err() {
+            return;
+        }
+        let shards = self.progress.shards.borrow().clone();
+        if let Some(shards) = shards {
+            shards.claimed(&control, region).await;
+        }
+        booted.gateway.settled().await;
     }
 
     /// Tells the region's nodes when this one has no realtime clients any more, so that who comes
@@ -612,9 +656,13 @@ async fn open_store(
         .map_err(|source| StartError::Store { dir, source })
 }
 
-/// Hands over every group that this node leads, to whichever voter has caught up.
-async fn hand_over(host: &Host) {
-    let led = host
+/// Hands over every group that this node leads, to whichever voter has caught up; to one that is
+/// about to stop too only if there is no other.
+async fn hand_over(booted: &Booted) {
+    let control = booted.elsewhere.control.borrow().clone();
+    let goes = |node: NodeId| control.node(node).is_none_or(|node| !node.may_own());
+    let led = booted
+        .host
         .groups()
         .into_iter()
         .filter(|group| group.leadership().role == Role::Leader);
@@ -624,11 +672,13 @@ async fn hand_over(host: &Host) {
         let mut heirs: Vec<_> = status
             .followers
             .iter()
-            .filter(|(replica, _)| voters.contains_key(replica))
-            .map(|(replica, follower)| (follower.lag, *replica))
+            .filter_map(|(replica, follower)| {
+                let voter = voters.get(replica)?;
+                Some((goes(*voter), follower.lag, *replica))
+            })
             .collect();
         heirs.sort_unstable();
-        for (_, heir) in heirs {
+        for (_, _, heir) in heirs {
             match group.transfer_leader(heir).await {
                 Ok(()) => return,
                 Err(error) => tracing::debug!(target: "node", %error, "an heir was not able"),
@@ -665,6 +715,7 @@ struct Boot {
     incarnation: watch::Sender<Incarnation>,
     control: watch::Sender<Arc<Control>>,
     booted: watch::Sender<Option<Booted>>,
+    quiet: watch::Receiver<bool>,
 }
 
 impl Boot {
@@ -893,7 +944,7 @@ impl Boot {
                 wakers: wakers.clone(),
                 control: self.progress.control.clone(),
                 incarnation: self.progress.incarnation.clone(),
-                draining: self.progress.draining.clone(),
+                quiet: self.quiet.clone(),
                 complete: self.hosted.clone(),
                 tasks: self.tasks.clone(),
             }

@@ -5,15 +5,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use headcount_consensus::Group;
-use headcount_model::{ChannelKey, NodeId, ShardId, ShardMap};
+use headcount_model::{ChannelKey, NodeId, RegionName, ShardId, ShardMap};
+use headcount_placement::Control;
 use headcount_wire::proto::storage::v1::LogId;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::shard::{DriverStats, Knowledge, Mailbox, Replica};
 
-/// How often a node that is about to stop looks whether the log has what it told.
-const LOGGED_POLL: Duration = Duration::from_millis(10);
+/// How often a node that is about to stop looks whether the log has what it waits for.
+const POLL: Duration = Duration::from_millis(10);
 
 /// A shard on this node.
 #[derive(Clone)]
@@ -124,7 +125,24 @@ impl Shards {
             !stats.owns || stats.quiet && waiting == 0
         };
         while !self.all().values().all(is_logged) {
-            tokio::time::sleep(LOGGED_POLL).await;
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Waits until whoever speaks for the region's part of each shard that is here has its claim in
+    /// the log: from then on it hears gateways.
+    pub(crate) async fn claimed(
+        &self,
+        control: &watch::Receiver<Arc<Control>>,
+        region: &RegionName,
+    ) {
+        let is_claimed = |(shard, hosted): (&ShardId, &Hosted)| {
+            let owner = control.borrow().owner(region, *shard);
+            let mark = hosted.replica.read().mark(region);
+            owner.is_none_or(|owner| mark.fence >= owner.fence)
+        };
+        while !self.all().iter().all(is_claimed) {
+            tokio::time::sleep(POLL).await;
         }
     }
 

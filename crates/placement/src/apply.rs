@@ -46,6 +46,7 @@ impl Control {
                 understands,
             } => self.start(*node, *incarnation, *process, addresses, *understands),
             ControlCommand::LeaseLost { node, incarnation } => self.lease_lost(*node, *incarnation),
+            ControlCommand::Stop { node, incarnation } => self.stop(*node, *incarnation),
             ControlCommand::Drain(node) => self.drain(*node),
             ControlCommand::Undrain(node) => self.undrain(*node),
             ControlCommand::Remove(node) => self.remove(*node),
@@ -236,6 +237,7 @@ impl Control {
             understands: 0,
             state: NodeState::Joining,
             draining: false,
+            stopping: false,
         };
         self.parts.nodes.insert(id, state);
     }
@@ -262,6 +264,7 @@ impl Control {
         node.addresses = addresses.clone();
         node.understands = understands;
         node.state = NodeState::Live;
+        node.stopping = false;
         let region = node.region.clone();
         // The life before ends here: none of its ownerships is of this incarnation, so that each
         // goes on under a new fence, mostly in the same hands.
@@ -275,7 +278,19 @@ impl Control {
             return Ok(Outcome::Unchanged);
         }
         node.state = NodeState::Dead;
+        node.stopping = false;
         self.end_lease(id);
+        Ok(Outcome::Changed)
+    }
+
+    fn stop(&mut self, id: NodeId, incarnation: Incarnation) -> ControlReply {
+        let node = self.member(id)?;
+        if !node.is_live() || node.incarnation != incarnation || node.stopping {
+            return Ok(Outcome::Unchanged);
+        }
+        node.stopping = true;
+        let region = node.region.clone();
+        self.settle_region(&region);
         Ok(Outcome::Changed)
     }
 
@@ -518,7 +533,7 @@ impl Control {
             return Ok(Outcome::Unchanged);
         }
         let taker = self.node(node).ok_or(Refusal::UnknownNode { node })?;
-        if taker.region != *region || !taker.is_usable() || !self.can_own(node, shard) {
+        if taker.region != *region || !taker.may_own() || !self.can_own(node, shard) {
             return Err(Refusal::NotEligible { group, node });
         }
         let incarnation = taker.incarnation;
@@ -705,24 +720,24 @@ impl Control {
     }
 
     /// Keeps the owner if it may stay, else appoints the candidate that owns least. An owner that
-    /// drains may stay only while nobody else can take over.
+    /// drains or stops may stay only while nobody else can take over.
     fn settle(&mut self, region: &RegionName, shard: ShardId, load: &mut BTreeMap<NodeId, u64>) {
         let candidates: Vec<_> = self
             .live_nodes(region)
             .filter(|(id, _)| self.can_own(*id, shard))
-            .map(|(id, node)| (id, node.incarnation, node.draining))
+            .map(|(id, node)| (id, node.incarnation, !node.may_own()))
             .collect();
-        let others = candidates.iter().any(|(_, _, draining)| !draining);
+        let others = candidates.iter().any(|(_, _, going)| !going);
         let holder = self.tenure(region, shard).and_then(|tenure| tenure.holder);
-        let stays = candidates.iter().any(|(id, incarnation, draining)| {
-            holder == Some((*id, *incarnation)) && !(*draining && others)
+        let stays = candidates.iter().any(|(id, incarnation, going)| {
+            holder == Some((*id, *incarnation)) && !(*going && others)
         });
         if stays {
             return;
         }
         let chosen = candidates
             .iter()
-            .min_by_key(|(id, _, draining)| (*draining, load.get(id).copied().unwrap_or(0), *id));
+            .min_by_key(|(id, _, going)| (*going, load.get(id).copied().unwrap_or(0), *id));
         if let Some((before, _)) = holder {
             *load.entry(before).or_insert(1) -= 1;
         }

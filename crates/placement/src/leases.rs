@@ -76,6 +76,8 @@ pub struct Leases {
     lost: BTreeSet<(NodeId, Incarnation)>,
     /// Since when this leader has known each node as dead.
     dead: BTreeMap<NodeId, Monotonic>,
+    /// When lives began that are not the first ones of their nodes, as far as this leader saw it.
+    restarted: BTreeMap<NodeId, Monotonic>,
     /// When [`Leases::expire`] last looked, at first the election.
     looked: Monotonic,
 }
@@ -90,9 +92,12 @@ impl Leases {
             heard: BTreeMap::new(),
             lost: BTreeSet::new(),
             dead: BTreeMap::new(),
+            restarted: BTreeMap::new(),
             looked: now,
         };
         leases.look(now, control, Duration::ZERO);
+        // Nobody knows how long they have been there.
+        leases.restarted.clear();
         if Mutant::VoidAtElection.is_planted() {
             for (_, heard) in leases.heard.values_mut() {
                 *heard = Monotonic(Duration::ZERO);
@@ -162,11 +167,15 @@ impl Leases {
         for (id, node) in control.nodes().iter().filter(|(_, node)| node.is_live()) {
             // A life that no earlier look saw began since the last one.
             let known = before.get(id).filter(|(life, _)| *life == node.incarnation);
+            if known.is_none() && node.incarnation > Incarnation(1) {
+                self.restarted.insert(*id, now);
+            }
             let heard = known.map_or(now, |(_, heard)| heard.after(stall).min(now));
             self.heard.insert(*id, (node.incarnation, heard));
         }
         self.lost
             .retain(|(id, life)| control.is_current(*id, *life));
+        self.restarted.retain(|id, _| self.heard.contains_key(id));
         self.looked = self.looked.max(now);
         self.dead.retain(|id, _| is_dead(control, *id));
         for id in control.nodes().keys().filter(|id| is_dead(control, **id)) {
@@ -214,6 +223,16 @@ impl Leases {
     pub fn is_settling(&self, now: Monotonic) -> bool {
         let mut dead = self.dead.values();
         dead.any(|since| now.since(*since) < self.config.duration)
+    }
+
+    /// Returns the nodes that live again for less than a lease, for [`crate::PlanOptions::restarted`].
+    #[must_use]
+    pub fn restarted(&self, now: Monotonic) -> BTreeSet<NodeId> {
+        let restarted = self.restarted.iter();
+        restarted
+            .filter(|(_, since)| now.since(**since) < self.config.duration)
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     /// Returns how long ago a node's present life was last heard.

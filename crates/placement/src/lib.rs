@@ -62,8 +62,8 @@ pub use headcount_model::control::{
     Group, GroupId, Handshake, Membership, NODES_MAX, NewNode, Node, NodeKey, NodeState,
     OCCUPANCY_INTERVAL_MAX, OCCUPANCY_INTERVAL_MIN, Outcome, PINS_MAX, Pin, Protocols, REGIONS_MAX,
     REMOVED_MAX, REVOCATIONS_MAX, REVOKED_AT_ONCE_MAX, REVOKED_BYTES_MAX, REVOKED_SPAN_MIN,
-    REVOKING_VERSION, Refusal, Region, Replica, Revocation, RevokedTokens, Settings, Standing,
-    TEXT_BYTES_MAX, Tenure, TimingProfile, WEIGHT_DEFAULT, WEIGHT_MAX,
+    REVOKING_VERSION, Refusal, Region, Replica, Revocation, RevokedTokens, STOPPING_VERSION,
+    Settings, Standing, TEXT_BYTES_MAX, Tenure, TimingProfile, WEIGHT_DEFAULT, WEIGHT_MAX,
 };
 pub use leases::{LeaseConfig, Leases, RenewError};
 pub use plan::{PlanOptions, plan};

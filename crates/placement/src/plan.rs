@@ -29,6 +29,10 @@ pub struct PlanOptions {
     /// elected leads them until it is back or that is over: a move would hold up the claims and
     /// counts that follow a death, and mostly be undone. A drain does not wait for this.
     pub settling: bool,
+    /// Nodes that restarted a moment ago; [`crate::Leases::restarted`] says which. They are given
+    /// nothing to own yet: the ways to them are still being opened again, and one that crashes time
+    /// and again would have its region wait for a new owner each time.
+    pub restarted: BTreeSet<NodeId>,
 }
 
 impl Default for PlanOptions {
@@ -37,6 +41,7 @@ impl Default for PlanOptions {
             changes_max: 8,
             given_up: BTreeSet::new(),
             settling: false,
+            restarted: BTreeSet::new(),
         }
     }
 }

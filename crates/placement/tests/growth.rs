@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use headcount_model::{Fence, NodeId, ReplicaId, ShardId};
+use headcount_model::{Fence, Incarnation, NodeId, ReplicaId, ShardId};
 use headcount_placement::{
-    ClusterFacts, ControlCommand, GroupId, NodeState, Outcome, Pin, Refusal,
+    ClusterFacts, ControlCommand, FOUNDING_NODE, GroupId, NodeState, Outcome, Pin, Refusal,
 };
 
 use crate::world::{World, facts, new_node, region};
@@ -206,6 +206,68 @@ fn owners_leave_a_draining_node_only_for_one_that_is_ready() {
     assert_eq!(world.control.holdings(NodeId(1)).owns, 8);
     world.settle();
     assert_eq!(world.control.holdings(NodeId(2)).owns, 8);
+}
+
+#[test]
+fn what_a_stopping_node_owns_others_own_until_its_next_life() {
+    let mut world = World::found("us", 8, 2);
+    for _ in 0..2 {
+        world.add("us");
+    }
+    world.settle();
+    let owns = |world: &World, node| world.control.holdings(node).owns;
+    let before = world.control.holdings(FOUNDING_NODE);
+    assert!(before.owns >= 2);
+    let fences = |world: &World| -> Vec<Fence> {
+        let owners = world.control.shards().map(|shard| {
+            let owner = world.control.owner(&region("us"), shard);
+            owner.unwrap().fence
+        });
+        owners.collect()
+    };
+    world.stop(FOUNDING_NODE);
+    assert_eq!(owns(&world, FOUNDING_NODE), 0);
+    assert_eq!(owns(&world, NodeId(2)) + owns(&world, NodeId(3)), 8);
+    let held = fences(&world);
+    world.settle();
+    assert_eq!(fences(&world), held, "nothing is given back at once");
+    let after = world.control.holdings(FOUNDING_NODE);
+    assert_eq!(
+        (after.replicas, after.votes, after.leads),
+        (before.replicas, before.votes, before.leads),
+        "it comes back"
+    );
+
+    // Its next life is as good as any other after a while, and its last one says nothing more.
+    world.start(FOUNDING_NODE);
+    world.options.restarted = [FOUNDING_NODE].into();
+    world.settle();
+    assert_eq!(fences(&world), held, "the ways to it may not be open yet");
+    world.options.restarted.clear();
+    let late = ControlCommand::Stop {
+        node: FOUNDING_NODE,
+        incarnation: Incarnation(1),
+    };
+    assert_eq!(world.propose(late), Ok(Outcome::Unchanged));
+    world.settle();
+    world.check_rest();
+    assert!(owns(&world, FOUNDING_NODE) >= 2);
+}
+
+#[test]
+fn a_stopping_node_goes_on_owning_what_nobody_else_can() {
+    let mut world = World::found("us", 8, 2);
+    world.add("eu");
+    world.settle();
+    world.stop(FOUNDING_NODE);
+    world.settle();
+    assert_eq!(world.control.holdings(FOUNDING_NODE).owns, 8);
+    // One that stops is better than none.
+    let node = world.add("us");
+    world.stop(node);
+    world.settle();
+    let owns = |node| world.control.holdings(node).owns;
+    assert_eq!(owns(FOUNDING_NODE) + owns(node), 8);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Leases at the control group's leader.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use headcount_model::{Incarnation, Monotonic, NodeId};
@@ -209,6 +210,21 @@ fn a_death_is_fresh_for_as_long_as_a_lease_unless_the_node_is_back() {
     world.start(NodeId(2));
     leases.expire(at(101_000), &world.control);
     assert!(!leases.is_settling(at(101_000)));
+}
+
+#[test]
+fn a_node_has_restarted_for_as_long_as_a_lease() {
+    let (mut world, mut leases) = begin();
+    assert_eq!(leases.restarted(at(100_000)), BTreeSet::new());
+    world.start(NodeId(2));
+    let first = world.add("us");
+    leases.expire(at(101_000), &world.control);
+    let restarted = BTreeSet::from([NodeId(2)]);
+    assert_eq!(leases.restarted(at(105_999)), restarted, "not {first}");
+    assert_eq!(leases.restarted(at(106_000)), BTreeSet::new());
+    // Whoever leads since then cannot say.
+    let leases = Leases::new(LeaseConfig::default(), at(102_000), &world.control);
+    assert_eq!(leases.restarted(at(102_000)), BTreeSet::new());
 }
 
 #[test]

@@ -12,6 +12,7 @@ enum Happening {
     JoinWithoutStart(usize),
     Kill(usize),
     Restart(usize),
+    Stop(usize),
     Drain(usize),
     Undrain(usize),
     Remove(usize),
@@ -34,6 +35,7 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
         1 => (0..PLACES.len()).prop_map(Happening::JoinWithoutStart),
         4 => (0..16_usize).prop_map(Happening::Kill),
         3 => (0..16_usize).prop_map(Happening::Restart),
+        3 => (0..16_usize).prop_map(Happening::Stop),
         2 => (0..16_usize).prop_map(Happening::Drain),
         1 => (0..16_usize).prop_map(Happening::Undrain),
         2 => (0..16_usize).prop_map(Happening::Remove),
@@ -74,6 +76,7 @@ fn happen(world: &mut World, happening: &Happening) {
             world.start(pick(*at));
             world.options.given_up.remove(&pick(*at));
         }
+        Happening::Stop(at) => world.stop(pick(*at)),
         Happening::Drain(at) => drop(world.propose(ControlCommand::Drain(pick(*at)))),
         Happening::Undrain(at) => drop(world.propose(ControlCommand::Undrain(pick(*at)))),
         // What an operator does who would lose a shard by it is another chapter.
@@ -138,7 +141,8 @@ proptest! {
     #[test]
     fn placement_comes_to_rest_as_it_should(happenings in happenings()) {
         let mut world = cluster(&happenings);
-        let down: Vec<_> = world.members().into_iter().filter(|node| !world.is_live(*node)).collect();
+        let is_down = |node: &NodeId| !world.is_live(*node) || world.control.node(*node).unwrap().stopping;
+        let down: Vec<_> = world.members().into_iter().filter(is_down).collect();
         for node in down {
             world.start(node);
         }

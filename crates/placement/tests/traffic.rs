@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use headcount_model::{Monotonic, RegionName, ShardId};
 use headcount_placement::{
-    COMMANDS_VERSION, ControlCommand, GroupId, MoveReason, Traffic, TrafficConfig,
+    ControlCommand, FOLLOWING_VERSION, GroupId, MoveReason, Traffic, TrafficConfig,
 };
 use proptest::prelude::*;
 
@@ -182,7 +182,7 @@ fn nothing_follows_where_it_is_turned_off_or_not_understood() {
         incarnation: key,
         process,
         addresses: crate::world::addresses(),
-        understands: COMMANDS_VERSION - 1,
+        understands: FOLLOWING_VERSION - 1,
     };
     drive.world.propose(start).unwrap();
     drive.seconds(200, busy);

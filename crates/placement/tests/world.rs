@@ -153,6 +153,12 @@ impl World {
             .unwrap();
     }
 
+    pub(crate) fn stop(&mut self, node: NodeId) {
+        let incarnation = self.control.node(node).unwrap().incarnation;
+        self.propose(ControlCommand::Stop { node, incarnation })
+            .unwrap();
+    }
+
     /// Plans once, applies, lets raft follow. Returns whether anything happened.
     pub(crate) fn step(&mut self) -> bool {
         let commands = plan(&self.control, &self.options);

@@ -78,6 +78,10 @@ fn put_command(command: &ControlCommand) -> Command {
             node: node.0,
             incarnation: incarnation.0,
         }),
+        ControlCommand::Stop { node, incarnation } => Command::Stop(entry::Stop {
+            node: node.0,
+            incarnation: incarnation.0,
+        }),
         ControlCommand::Drain(node) => Command::Drain(entry::Drain { node: node.0 }),
         ControlCommand::Undrain(node) => Command::Undrain(entry::Undrain { node: node.0 }),
         ControlCommand::Remove(node) => Command::Remove(entry::Remove { node: node.0 }),
@@ -191,6 +195,10 @@ fn take_command(command: Command) -> Result<ControlCommand, WireError> {
         Command::LeaseLost(lost) => ControlCommand::LeaseLost {
             node: NodeId(lost.node),
             incarnation: Incarnation(lost.incarnation),
+        },
+        Command::Stop(stop) => ControlCommand::Stop {
+            node: NodeId(stop.node),
+            incarnation: Incarnation(stop.incarnation),
         },
         Command::Drain(drain) => ControlCommand::Drain(NodeId(drain.node)),
         Command::Undrain(undrain) => ControlCommand::Undrain(NodeId(undrain.node)),

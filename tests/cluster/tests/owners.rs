@@ -3,10 +3,45 @@
 use headcount_cluster::{
     Cluster, Edge, Reader, Watcher, agree, agree_on_counts, story, wait_until,
 };
-use headcount_model::Modes;
+use headcount_model::{EventKind, Modes};
 
 /// Two nodes in the region whose owner dies, one in each other.
 const REGIONS: [&str; 4] = ["us-east-1", "us-east-1", "eu-west-1", "ap-southeast-1"];
+
+#[test]
+fn an_owner_that_stops_is_relieved_before_it_ends() {
+    story(async |_| {
+        let settings = [
+            "region.linger=50ms",
+            "placement.lease=20s",
+            "placement.suspect_after=10s",
+        ];
+        let mut cluster = Cluster::start_with(&REGIONS, &settings).await;
+        let owner = cluster.owner_of("us-east-1", "room").await;
+        let next = 1 - owner;
+        let far = Watcher::grpc(&cluster, &[2], "").await;
+        let mut edge = Edge::start(&cluster, "edge", &[owner, next]);
+        edge.attach("c1", "room").await;
+        agree_on_counts(&cluster, &[&edge]).await;
+
+        // It does not come back, and nobody waits for the end of its lease: neither does what
+        // begins, nor what ends, for which the next owner must have heard every gateway.
+        cluster.stop(owner).await;
+        assert_eq!(cluster.owner_of("us-east-1", "room").await, next);
+        edge.attach("c1", "other").await;
+        edge.detach("c1", "room").await;
+        far.wait_for("both are told", |history| {
+            history.is_open("other") && history.count("room", EventKind::Closed) == 1
+        })
+        .await;
+        agree_on_counts(&cluster, &[&edge]).await;
+        let status = cluster.status(2).await.unwrap();
+        let states = status.nodes.iter().map(|node| node.state.as_str());
+        let stopping = states.filter(|state| *state == "stopping").count();
+        assert_eq!(stopping, 1, "{:?}", status.nodes);
+        cluster.end().await;
+    });
+}
 
 #[test]
 fn what_an_owner_told_ahead_is_logged_by_the_next() {

@@ -48,6 +48,15 @@ pub enum ControlCommand {
         /// Which life; a later one is not touched.
         incarnation: Incarnation,
     },
+    /// A node's process is about to end in good order, mostly to come back: others of its region
+    /// take over what it owns while it can still tell them its counts. Replicas and votes stay. To
+    /// be proposed only if all members understand [`super::STOPPING_VERSION`].
+    Stop {
+        /// Which node.
+        node: NodeId,
+        /// Which life; a later one is not touched.
+        incarnation: Incarnation,
+    },
     /// Moves everything off a node, which goes on serving until it is empty.
     Drain(NodeId),
     /// Takes a drain back.

@@ -52,6 +52,9 @@ pub struct Node {
     pub state: NodeState,
     /// Whether an operator wants it emptied.
     pub draining: bool,
+    /// Whether its present life is about to end in good order: it owns nothing that another node
+    /// can own.
+    pub stopping: bool,
 }
 
 impl Node {
@@ -65,6 +68,12 @@ impl Node {
     #[must_use]
     pub fn is_usable(&self) -> bool {
         self.is_live() && !self.draining
+    }
+
+    /// Returns whether it may be given ownership: usable, and not about to stop.
+    #[must_use]
+    pub fn may_own(&self) -> bool {
+        self.is_usable() && !self.stopping
     }
 
     /// Returns whether it counts when placement decides how many replicas and voters there should

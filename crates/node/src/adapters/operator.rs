@@ -462,7 +462,7 @@ fn node_row(
     if let Some(node) = control.node(id) {
         row.region = node.region.to_string();
         row.zone.clone_from(&node.zone);
-        row.state = state_name(node.state, node.draining).to_owned();
+        row.state = state_name(node).to_owned();
         row.incarnation = node.incarnation.0;
         row.addresses = AddressesRow::from(&node.addresses);
     }

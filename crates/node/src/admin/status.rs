@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use headcount_model::control::{NodeState, Standing};
+use headcount_model::control::{Node, NodeState, Standing};
 use serde::{Deserialize, Serialize};
 
 /// What one node knows of its cluster.
@@ -95,7 +95,7 @@ pub struct NodeRow {
     pub region: String,
     /// Its failure domain inside the region; may be empty.
     pub zone: String,
-    /// What the log says of it: `joining`, `live`, `draining`, `dead` or `removed`.
+    /// What the log says of it: `joining`, `live`, `draining`, `stopping`, `dead` or `removed`.
     pub state: String,
     /// What the control group's leader says of its lease: `live`, `suspect` or `dead`; missing if
     /// the leader could not be asked.
@@ -227,13 +227,14 @@ pub struct ControlRow {
 
 /// Returns what [`NodeRow::state`] says.
 #[must_use]
-pub fn state_name(state: NodeState, draining: bool) -> &'static str {
-    match (state, draining) {
-        (NodeState::Joining, _) => "joining",
-        (NodeState::Live, false) => "live",
-        (NodeState::Live, true) => "draining",
-        (NodeState::Dead, _) => "dead",
-        (NodeState::Removed, _) => "removed",
+pub fn state_name(node: &Node) -> &'static str {
+    match node.state {
+        NodeState::Joining => "joining",
+        NodeState::Live if node.draining => "draining",
+        NodeState::Live if node.stopping => "stopping",
+        NodeState::Live => "live",
+        NodeState::Dead => "dead",
+        NodeState::Removed => "removed",
     }
 }
 

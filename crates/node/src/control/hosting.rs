@@ -39,7 +39,8 @@ pub(crate) struct Hosting {
     pub(crate) wakers: Wakers,
     pub(crate) control: watch::Receiver<Arc<Control>>,
     pub(crate) incarnation: watch::Receiver<Incarnation>,
-    pub(crate) draining: watch::Receiver<bool>,
+    /// True once the node is about to end.
+    pub(crate) quiet: watch::Receiver<bool>,
     /// True once everything placed here was started.
     pub(crate) complete: watch::Sender<bool>,
     pub(crate) tasks: Tasks,
@@ -179,7 +180,7 @@ impl Hosting {
             relay: self.relay.clone(),
             control: self.control.clone(),
             incarnation: self.incarnation.clone(),
-            draining: self.draining.clone(),
+            quiet: self.quiet.clone(),
         };
         let driver = Driver::new(config, replica, group, mail, stats);
         // Ends when its mailbox is dropped, with the shard's place in the table.

@@ -153,6 +153,7 @@ impl Keeper {
                 let options = PlanOptions {
                     given_up: leases.given_up(now),
                     settling: leases.is_settling(now),
+                    restarted: leases.restarted(now),
                     ..PlanOptions::default()
                 };
                 commands.extend(plan(&state, &options));

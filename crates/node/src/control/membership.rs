@@ -8,6 +8,7 @@ use futures::stream;
 use headcount_consensus::{
     Group, GroupId as RaftGroupId, Host, Membership, ReconcileError, Reconciled, Role,
 };
+use headcount_model::ReplicaId;
 use headcount_placement::{Control, ControlCommand, GroupId};
 use tokio::sync::watch;
 
@@ -68,12 +69,17 @@ fn is_unfinished(control: &Control, id: GroupId, group: &Group) -> bool {
     let Some(wanted) = control.group(id) else {
         return false;
     };
-    let led_elsewhere = control.leader_target(id).is_some_and(|(replica, node)| {
-        replica != group.replica() && control.node(node).is_some_and(|node| node.is_live())
-    });
     !wanted.is_confirmed()
         || wanted.replicas.values().any(|replica| !replica.ready)
-        || led_elsewhere
+        || heir(control, id, group).is_some()
+}
+
+/// Returns the replica that should lead in place of this one, if it can.
+fn heir(control: &Control, id: GroupId, group: &Group) -> Option<ReplicaId> {
+    let (replica, node) = control.leader_target(id)?;
+    let node = control.node(node)?;
+    // One that is about to stop has just handed over what it led.
+    (replica != group.replica() && node.is_live() && !node.stopping).then_some(replica)
 }
 
 /// Takes one step with one group.
@@ -95,8 +101,7 @@ async fn step(handle: &ControlHandle, control: &Control, id: GroupId, group: Gro
                     version: target.version,
                 };
                 report(handle, command).await;
-            } else if let Some((replica, _)) = control.leader_target(id)
-                && replica != group.replica()
+            } else if let Some(replica) = heir(control, id, &group)
                 && let Err(error) = group.transfer_leader(replica).await
             {
                 // Refused while the heir is not caught up; tried again with the next look.

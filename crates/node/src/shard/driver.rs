@@ -102,8 +102,8 @@ pub(crate) struct DriverConfig {
     pub(crate) control: watch::Receiver<Arc<Control>>,
     /// This node's incarnation, 0 before it has started.
     pub(crate) incarnation: watch::Receiver<Incarnation>,
-    /// Whether the node is about to stop.
-    pub(crate) draining: watch::Receiver<bool>,
+    /// True once nothing more is to be decided, since the node is about to end.
+    pub(crate) quiet: watch::Receiver<bool>,
 }
 
 /// The driver of one shard on this node.
@@ -160,7 +160,7 @@ impl Driver {
     pub(crate) async fn run(mut self) {
         let mut leadership = self.group.watch();
         let mut incarnation = self.config.incarnation.clone();
-        let mut draining = self.config.draining.clone();
+        let mut quiet = self.config.quiet.clone();
         leadership.mark_changed();
         self.control_changed();
         let mut letters = Vec::new();
@@ -176,7 +176,7 @@ impl Driver {
                     self.leadership_changed(now);
                 }
                 // What is told from here on might not get into the log before the node stops.
-                Ok(_) = draining.wait_for(|draining| *draining), if !self.quiet => {
+                Ok(_) = quiet.wait_for(|quiet| *quiet), if !self.quiet => {
                     self.quiet = true;
                 }
                 () = self.replica.placed.notified() => self.control_changed(),

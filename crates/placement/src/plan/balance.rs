@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use headcount_model::{NodeId, RegionName, ReplicaId};
 
 use super::{Health, Planner, lot};
-use crate::{ControlCommand, Group, GroupId, Replica};
+use crate::{ControlCommand, Group, GroupId, Node, Replica};
 
 impl Planner<'_> {
     /// Plans to move replicas from the fullest to the emptiest nodes of a region, by placing a new
@@ -162,6 +162,11 @@ impl Planner<'_> {
         moved: &BTreeSet<(&RegionName, GroupId)>,
     ) -> Option<(GroupId, NodeId, NodeId)> {
         for (from, to) in self.uneven(region, load) {
+            // Who is about to stop gave away what it owned a moment ago.
+            let may_own = self.control.node(to).is_some_and(Node::may_own);
+            if !may_own || self.options.restarted.contains(&to) {
+                continue;
+            }
             let found = self.shard_groups().find(|(id, group)| {
                 self.owner_of(*id, region) == Some(from)
                     && !moved.contains(&(region, *id))

@@ -193,6 +193,7 @@ fn put_node(id: NodeId, node: &Node) -> proto::ControlNode {
         understands: node.understands,
         state: state.into(),
         draining: node.draining,
+        stopping: node.stopping,
     }
 }
 
@@ -217,6 +218,7 @@ fn take_node(node: proto::ControlNode) -> Result<(NodeId, Node), WireError> {
         understands: node.understands,
         state,
         draining: node.draining,
+        stopping: node.stopping,
     };
     Ok((NodeId(node.id), taken))
 }

@@ -110,6 +110,10 @@ fn commands() -> impl Strategy<Value = ControlCommand> {
             node,
             incarnation: Incarnation(incarnation),
         });
+    let stop = (node_id(), any::<u64>()).prop_map(|(node, incarnation)| ControlCommand::Stop {
+        node,
+        incarnation: Incarnation(incarnation),
+    });
     let add = (group_id(), any::<u64>(), btree_set(node_id(), 0..4)).prop_map(
         |(group, version, nodes)| ControlCommand::AddReplicas {
             group,
@@ -172,6 +176,7 @@ fn commands() -> impl Strategy<Value = ControlCommand> {
         new_node().prop_map(ControlCommand::Join),
         start,
         lost,
+        stop,
         node_id().prop_map(ControlCommand::Drain),
         node_id().prop_map(ControlCommand::Undrain),
         node_id().prop_map(ControlCommand::Remove),
@@ -287,9 +292,9 @@ fn nodes() -> impl Strategy<Value = Node> {
         NodeState::Dead,
         NodeState::Removed,
     ];
-    let rest = (prop::sample::select(states.to_vec()), any::<bool>());
+    let rest = (prop::sample::select(states.to_vec()), any::<(bool, bool)>());
     (new_node(), any::<(u64, u64, u32)>(), rest).prop_map(
-        |(new, (incarnation, process, understands), (state, draining))| Node {
+        |(new, (incarnation, process, understands), (state, (draining, stopping)))| Node {
             key: new.key,
             region: new.region,
             zone: new.zone,
@@ -299,6 +304,7 @@ fn nodes() -> impl Strategy<Value = Node> {
             understands,
             state,
             draining,
+            stopping,
         },
     )
 }
@@ -441,6 +447,7 @@ fn the_largest_chunk_is_below_a_megabyte() {
         understands: u32::MAX,
         state: NodeState::Live,
         draining: true,
+        stopping: true,
     };
     let most = headcount_model::control::NODES_MAX + headcount_model::control::REMOVED_MAX;
     let ids = || (0..most as u64).map(|id| u64::MAX - id);
