@@ -1241,7 +1241,7 @@ impl Boot {
             .add_service(read::service(network, reads));
         let terms = Terms {
             connections_max: self.config.peer_connections_max,
-            beginning: self.config.network.connect_timeout,
+            beginning: self.config.network.connect_timeout * 3,
             silence: None,
         };
         let listening = self.listening("peer", listener, terms);

@@ -137,6 +137,7 @@ impl Plan {
             format!("coordinator.occupancy_interval={occupancy}ms"),
             format!("placement.lease={}", millis(lease)),
             format!("placement.suspect_after={}", millis(lease / 2)),
+            format!("network.connect_timeout={}", millis(lease / 4)),
             format!("placement.copies={}", rng.random_range(1..=2)),
             format!("consensus.snapshot_entries={snapshot_entries}"),
             format!("consensus.snapshot_entries_kept={kept}"),

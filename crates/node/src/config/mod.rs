@@ -291,6 +291,15 @@ impl Config {
         if self.admin.token.is_none() && !self.admin.open_on_loopback {
             warnings.push("admin.token: not set, so the operator API refuses everybody".to_owned());
         }
+        let (interval, timeout) = self.network.keep_alive;
+        let unnoticed = interval + timeout + self.network.connect_timeout;
+        if self.lease.duration < unnoticed {
+            warnings.push(format!(
+                "placement.lease: shorter than network.keep_alive_interval, keep_alive_timeout and \
+                 connect_timeout together ({unnoticed:?}), so a node that lives may lose it when a \
+                 connection dies in silence"
+            ));
+        }
         warnings
     }
 }

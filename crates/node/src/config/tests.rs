@@ -532,3 +532,15 @@ fn operators_are_warned_of_what_is_no_fault() {
     let warnings = try_load(REGION, &[], &[]).unwrap().config.warnings();
     assert_eq!(warnings.len(), 2, "{warnings:?}");
 }
+
+#[test]
+fn a_lease_that_a_dead_connection_outlasts_is_warned_of() {
+    let warned = |lease: &str| {
+        let flags = [format!("placement.lease={lease}")];
+        let flags = flags.iter().map(String::as_str).collect::<Vec<_>>();
+        let warnings = try_load(REGION, &[], &flags).unwrap().config.warnings();
+        let of_lease = |warning: &&String| warning.starts_with("placement.lease: ");
+        warnings.iter().filter(of_lease).count()
+    };
+    assert_eq!((warned("4s"), warned("3900ms")), (0, 1));
+}

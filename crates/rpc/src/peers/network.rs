@@ -52,7 +52,7 @@ pub struct NetworkConfig {
     pub relay_bytes_max: usize,
     /// Most items in one message. Default 512.
     pub batch_max: usize,
-    /// How long a connection may take to come about. Default 3 s.
+    /// How long a connection may take to come about before the next one is tried. Default 1 s.
     pub connect_timeout: Duration,
     /// How often an idle connection is probed, and how long the answer may take: what bounds how
     /// long a dead way goes unnoticed. Default 1 s and 2 s.
@@ -67,7 +67,7 @@ impl Default for NetworkConfig {
             relay_max: 8_192,
             relay_bytes_max: 128 << 20,
             batch_max: 512,
-            connect_timeout: Duration::from_secs(3),
+            connect_timeout: Duration::from_secs(1),
             keep_alive: (Duration::from_secs(1), Duration::from_secs(2)),
         }
     }
