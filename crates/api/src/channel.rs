@@ -88,9 +88,10 @@ pub(crate) async fn read(
     let asked = Asked::new(shared, exchange, &headers, &path)?;
     match path.verb {
         None => status(&asked).await,
-        Some(Verb::Messages) => history(&asked, "messages").await,
-        Some(Verb::History) => history(&asked, "history").await,
-        Some(Verb::Presence) => presence(&asked).await,
+        // Boxed, lest each status read has the room that these take.
+        Some(Verb::Messages) => Box::pin(history(&asked, "messages")).await,
+        Some(Verb::History) => Box::pin(history(&asked, "history")).await,
+        Some(Verb::Presence) => Box::pin(presence(&asked)).await,
         Some(Verb::PresenceHistory) => presence_history(&asked),
     }
 }

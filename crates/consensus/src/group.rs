@@ -29,7 +29,9 @@ use crate::error::{
 };
 use crate::inbound::Inbound;
 use crate::reconcile::{self, CatchUp, Observed};
-use crate::status::{Follower, GroupStatus, Leadership, Role, followers};
+use crate::status::{
+    Follower, GroupStatus, Leadership, Role, followers, leader_of, quorum_acknowledged_age,
+};
 use crate::types::{Command, LeaderId, Raft, Types};
 use crate::{Epoch, GroupId, Limits, Member, Membership, Reconciled, Step, Timing, telemetry};
 
@@ -230,6 +232,22 @@ impl Group {
     #[must_use]
     pub fn leadership(&self) -> Leadership {
         Leadership::observe(&self.0.raft.server_metrics().borrow_watched())
+    }
+
+    /// Returns who leads: of [`Self::leadership`] what each read asks for.
+    #[must_use]
+    pub fn leader(&self) -> Option<Member> {
+        leader_of(&self.0.raft.server_metrics().borrow_watched())
+    }
+
+    /// Returns [`GroupStatus::quorum_acknowledged_age`] and [`GroupStatus::applied`], which each read
+    /// asks for.
+    #[must_use]
+    pub fn freshness(&self) -> (Option<Duration>, Option<u64>) {
+        let metrics = self.0.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let applied = metrics.last_applied.map(|id| id.index());
+        (quorum_acknowledged_age(&metrics), applied)
     }
 
     /// Returns a receiver that hears of every change of [`Self::leadership`]. It closes when the

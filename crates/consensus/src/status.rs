@@ -106,11 +106,26 @@ fn epoch_of(vote: &Vote) -> Option<Epoch> {
     })
 }
 
+/// Returns who leads, if that is known.
+pub(crate) fn leader_of(metrics: &ServerMetrics) -> Option<Member> {
+    let replica = epoch_of(&metrics.vote)?.leader;
+    let node = *metrics.membership_config.get_node(&replica.0)?;
+    Some(Member { replica, node })
+}
+
+/// Returns how long ago a quorum last acknowledged this replica, if it leads.
+pub(crate) fn quorum_acknowledged_age(metrics: &Metrics) -> Option<Duration> {
+    let leads = metrics.state == ServerState::Leader
+        && epoch_of(&metrics.vote).is_some_and(|epoch| epoch.leader.0 == metrics.id);
+    metrics
+        .last_quorum_acked
+        .filter(|_| leads)
+        .map(|at| age(*at))
+}
+
 impl Leadership {
     pub(crate) fn observe(metrics: &ServerMetrics) -> Self {
         let effective = &metrics.membership_config;
-        let epoch = epoch_of(&metrics.vote);
-        let node_of = |replica: &u64| effective.get_node(replica).copied();
         let mut members = Membership::default();
         let voters: Vec<u64> = effective.voter_ids().collect();
         for (replica, node) in effective.nodes() {
@@ -123,13 +138,8 @@ impl Leadership {
         }
         Self {
             role: metrics.state.into(),
-            leader: epoch.and_then(|epoch| {
-                node_of(&epoch.leader.0).map(|node| Member {
-                    replica: epoch.leader,
-                    node,
-                })
-            }),
-            epoch,
+            leader: leader_of(metrics),
+            epoch: epoch_of(&metrics.vote),
             members,
             joint: effective.get_joint_config().len() > 1,
             committed: effective.log_id() == metrics.committed_membership_config.log_id(),
@@ -141,10 +151,7 @@ impl GroupStatus {
     pub(crate) fn observe(metrics: &Metrics, leadership: Leadership, timing: &Timing) -> Self {
         let leads = leadership.role == Role::Leader
             && epoch_of(&metrics.vote).is_some_and(|epoch| epoch.leader.0 == metrics.id);
-        let acknowledged = metrics
-            .last_quorum_acked
-            .map(|at| age(*at))
-            .filter(|_| leads);
+        let acknowledged = quorum_acknowledged_age(metrics).filter(|_| leads);
         let alone = leads
             && !leadership.joint
             && leadership

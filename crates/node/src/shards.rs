@@ -58,7 +58,7 @@ impl Hosted {
         if term < known || committed.term != term {
             return;
         }
-        let applied = || self.group.status().applied;
+        let applied = || self.group.freshness().1;
         let mut knowledge = self
             .knowledge
             .lock()
@@ -70,19 +70,19 @@ impl Hosted {
     /// committed and all of that is applied here, or for the coordinator itself, since a quorum
     /// was heard.
     pub(crate) fn age(&self) -> Duration {
-        let status = self.group.status();
-        status.quorum_acknowledged_age.unwrap_or_else(|| {
+        let (acknowledged, applied) = self.group.freshness();
+        acknowledged.unwrap_or_else(|| {
             let mut knowledge = self
                 .knowledge
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            knowledge.age(Instant::now(), status.applied)
+            knowledge.age(Instant::now(), applied)
         })
     }
 
     /// Returns the node of the shard's coordinator, as far as is known.
     pub(crate) fn leader(&self) -> Option<NodeId> {
-        self.group.leadership().leader.map(|leader| leader.node)
+        self.group.leader().map(|leader| leader.node)
     }
 }
 

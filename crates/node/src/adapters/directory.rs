@@ -1,7 +1,7 @@
 //! Reads at this node: of its own replicas, and of other nodes for what it does not hold.
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, ready};
 use futures::stream::BoxStream;
 use headcount_api::ports::{
     Directory, HistoryQuery, HistoryRead, ListQuery, ListRead, ReadError, ReadLevel, StatusRead,
@@ -22,17 +22,6 @@ pub(crate) struct NodeDirectory {
 }
 
 impl NodeDirectory {
-    async fn read_status(
-        &self,
-        channel: ChannelKey,
-        level: ReadLevel,
-    ) -> Result<StatusRead, ReadError> {
-        match self.here.shards()?.of(&channel) {
-            (shard, Some(hosted)) => self.here.status(shard, &hosted, &channel, level).await,
-            (shard, None) => self.elsewhere.status(shard, channel, level).await,
-        }
-    }
-
     async fn read_list(&self, query: ListQuery) -> Result<ListRead, ReadError> {
         let (hosted, others) = self.here.shards()?.parted();
         let told = self.elsewhere.list(others, &query).await?;
@@ -61,7 +50,21 @@ impl Directory for NodeDirectory {
         channel: ChannelKey,
         level: ReadLevel,
     ) -> BoxFuture<'_, Result<StatusRead, ReadError>> {
-        self.read_status(channel, level).boxed()
+        let shards = match self.here.shards() {
+            Ok(shards) => shards,
+            Err(error) => return ready(Err(error)).boxed(),
+        };
+        match (shards.of(&channel), level) {
+            // Most reads are these, and wait for nothing: the future of one that may is large.
+            ((_, Some(hosted)), ReadLevel::Local) => {
+                ready(Ok(self.here.status_now(&hosted, &channel))).boxed()
+            }
+            ((shard, Some(hosted)), ReadLevel::Strong) => {
+                let read = async move { self.here.status(shard, &hosted, &channel, level).await };
+                read.boxed()
+            }
+            ((shard, None), _) => self.elsewhere.status(shard, channel, level).boxed(),
+        }
     }
 
     fn list(&self, query: ListQuery) -> BoxFuture<'_, Result<ListRead, ReadError>> {

@@ -83,7 +83,7 @@ impl ControlHandle {
 
     /// Returns the node of the control group's leader, as far as is known.
     pub(crate) fn leader(&self) -> Option<NodeId> {
-        self.group.leadership().leader.map(|leader| leader.node)
+        self.group.leader().map(|leader| leader.node)
     }
 
     pub(crate) fn group(&self) -> &Group {
@@ -181,7 +181,7 @@ impl ControlHandle {
                 return Err(ReadError::Unavailable { reason });
             }
         }
-        let leader = group.leadership().leader.ok_or(ReadError::NoQuorum)?;
+        let leader = group.leader().ok_or(ReadError::NoQuorum)?;
         match self.client.read_index(leader.node, id).await {
             Ok(index) => Ok(index),
             Err(CallError::Refused { .. }) => Err(ReadError::NoQuorum),

@@ -87,19 +87,29 @@ impl Here {
         channel: &ChannelKey,
         level: ReadLevel,
     ) -> Result<StatusRead, ReadError> {
-        let age = match level {
-            ReadLevel::Local => hosted.age(),
+        match level {
+            ReadLevel::Local => Ok(self.status_now(hosted, channel)),
             ReadLevel::Strong => {
                 self.catch_up(shard, hosted).await?;
-                Duration::ZERO
+                Ok(self.status_of(hosted, channel, Duration::ZERO))
             }
-        };
+        }
+    }
+
+    /// Reads a channel's state from the replica of its shard as it is, with its age.
+    pub(crate) fn status_now(&self, hosted: &Hosted, channel: &ChannelKey) -> StatusRead {
+        // Before the state, which is at least as young.
+        let age = hosted.age();
+        self.status_of(hosted, channel, age)
+    }
+
+    fn status_of(&self, hosted: &Hosted, channel: &ChannelKey, age: Duration) -> StatusRead {
         let occupancy = hosted.replica.read().occupancy(channel);
-        Ok(StatusRead {
+        StatusRead {
             status: ChannelStatus::new(occupancy.is_some(), occupancy.unwrap_or_default()),
             coordinator: self.coordinator(hosted),
             freshness: self.freshness(age),
-        })
+        }
     }
 
     /// Waits until the replica has applied everything that was acknowledged before now.
