@@ -113,14 +113,18 @@ pub(crate) fn leader_of(metrics: &ServerMetrics) -> Option<Member> {
     Some(Member { replica, node })
 }
 
-/// Returns how long ago a quorum last acknowledged this replica, if it leads.
+/// Returns how long ago a quorum last acknowledged this replica, if it leads. The only voter needs
+/// nobody's word but its own.
 pub(crate) fn quorum_acknowledged_age(metrics: &Metrics) -> Option<Duration> {
     let leads = metrics.state == ServerState::Leader
         && epoch_of(&metrics.vote).is_some_and(|epoch| epoch.leader.0 == metrics.id);
-    metrics
-        .last_quorum_acked
-        .filter(|_| leads)
-        .map(|at| age(*at))
+    if !leads {
+        return None;
+    }
+    if metrics.membership_config.voter_ids().eq([metrics.id]) {
+        return Some(Duration::ZERO);
+    }
+    metrics.last_quorum_acked.map(|at| age(*at))
 }
 
 impl Leadership {

@@ -2,6 +2,7 @@
 
 use headcount_consensus::{GroupId, ProposeError, TransferError};
 use headcount_model::{NodeId, ReplicaId};
+use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::world::{World, command, wait_until};
@@ -174,4 +175,16 @@ async fn leadership_is_not_handed_to_who_could_not_take_it() {
         "{refused:?}"
     );
     leader.propose(command("still here")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_voter_waits_for_nobodys_word() {
+    let mut world = World::new(1);
+    world.form(GROUP, &[1]).await;
+    let leader = world.leader(GROUP).await;
+    leader.propose(command("x")).await.unwrap();
+    let status = leader.status();
+    let expected = (Some(Duration::ZERO), status.applied);
+    assert_eq!(leader.freshness(), expected);
+    assert_eq!(status.quorum_acknowledged_age, Some(Duration::ZERO));
 }

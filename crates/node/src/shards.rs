@@ -11,10 +11,14 @@ use headcount_wire::proto::storage::v1::LogId;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::clock::Clock;
 use crate::shard::{DriverStats, Knowledge, Mailbox, Replica};
 
 /// How often a node that is about to stop looks whether the log has what it waits for.
 const POLL: Duration = Duration::from_millis(10);
+
+/// How long a replica that was here before waits for its coordinator until it is read without.
+const LONELY: Duration = Duration::from_secs(5);
 
 /// A shard on this node.
 #[derive(Clone)]
@@ -24,6 +28,8 @@ pub(crate) struct Hosted {
     pub(crate) mailbox: Mailbox,
     stats: Arc<Mutex<DriverStats>>,
     knowledge: Arc<Mutex<Knowledge>>,
+    clock: Clock,
+    since: Instant,
     /// Whether the replica has caught up and stays: only then is it read.
     serving: bool,
 }
@@ -34,14 +40,16 @@ impl Hosted {
         group: Group,
         mailbox: Mailbox,
         stats: Arc<Mutex<DriverStats>>,
+        clock: Clock,
     ) -> Self {
-        let knowledge = Arc::new(Mutex::new(Knowledge::new(Instant::now())));
         Self {
             replica,
             group,
             mailbox,
             stats,
-            knowledge,
+            knowledge: Arc::default(),
+            clock,
+            since: Instant::now(),
             serving: false,
         }
     }
@@ -68,16 +76,32 @@ impl Hosted {
 
     /// Returns how old the replica's knowledge is: the time since the coordinator said what is
     /// committed and all of that is applied here, or for the coordinator itself, since a quorum
-    /// was heard.
+    /// was heard. Where no coordinator was heard since the node started, the time since the last
+    /// entry that is applied.
     pub(crate) fn age(&self) -> Duration {
+        self.known_age().unwrap_or_else(|| {
+            let stamp = self.replica.read().stamp();
+            Duration::from_millis(self.clock.wall().0.saturating_sub(stamp.0))
+        })
+    }
+
+    fn known_age(&self) -> Option<Duration> {
         let (acknowledged, applied) = self.group.freshness();
-        acknowledged.unwrap_or_else(|| {
+        acknowledged.or_else(|| {
             let mut knowledge = self
                 .knowledge
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             knowledge.age(Instant::now(), applied)
         })
+    }
+
+    /// Returns whether the replica can be read: in this life of the node it has had everything
+    /// that its coordinator said to be committed. A node that comes back where no coordinator is
+    /// reached tells what it knew, with its age, after a while.
+    pub(crate) fn is_fit(&self) -> bool {
+        let remembers = || self.since.elapsed() >= LONELY && self.replica.read().applied() > 0;
+        self.serving || self.known_age().is_some() || remembers()
     }
 
     /// Returns the node of the shard's coordinator, as far as is known.

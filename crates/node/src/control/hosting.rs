@@ -22,6 +22,17 @@ use crate::tasks::Tasks;
 /// How long to wait before something that failed is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// How often it is looked whether what a replica lacks has come.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Whether all that is placed here is there.
+struct Settled {
+    /// All replicas are started.
+    started: bool,
+    /// All that stay are read.
+    served: bool,
+}
+
 /// What hosting works with.
 pub(crate) struct Hosting {
     pub(crate) node: NodeId,
@@ -50,11 +61,11 @@ impl Hosting {
     /// Runs until the control state is gone.
     pub(crate) async fn run(mut self) {
         self.control.mark_changed();
-        let mut retry = false;
+        let mut wait = None;
         loop {
             let changed = async {
-                if retry {
-                    tokio::time::timeout(RETRY, self.control.changed())
+                if let Some(wait) = wait {
+                    tokio::time::timeout(wait, self.control.changed())
                         .await
                         .unwrap_or(Ok(()))
                 } else {
@@ -65,15 +76,23 @@ impl Hosting {
                 return;
             }
             let control = self.control.borrow_and_update().clone();
-            retry = !self.settle(&control).await;
-            self.complete.send_replace(!retry);
+            let Settled { started, served } = self.settle(&control).await;
+            wait = match (started, served) {
+                (false, _) => Some(RETRY),
+                (true, false) => Some(LOOK),
+                (true, true) => None,
+            };
+            self.complete.send_replace(started);
         }
     }
 
-    /// Makes what runs here be what is placed here; returns whether all of it is.
-    async fn settle(&self, control: &Control) -> bool {
+    /// Makes what runs here be what is placed here.
+    async fn settle(&self, control: &Control) -> Settled {
         let placed: Vec<Placed> = control.replicas_of(self.node).collect();
-        let mut settled = true;
+        let mut settled = Settled {
+            started: true,
+            served: true,
+        };
         for replica in &placed {
             let Some(shard) = replica.group.shard() else {
                 continue;
@@ -85,13 +104,15 @@ impl Hosting {
                 self.stop(shard).await;
             }
             if self.shards.get(shard).is_none() && !replica.leaving {
-                settled &= self.start(control, shard, replica).await;
+                settled.started &= self.start(control, shard, replica).await;
             }
             // A replica that never caught up says nothing true, one that leaves nothing new.
             let group = control.group(replica.group);
             let ready = group.and_then(|group| group.on(self.node));
-            let ready = ready.is_some_and(|(_, replica)| replica.ready);
-            self.serve(shard, ready && !replica.leaving);
+            let stays = ready.is_some_and(|(_, replica)| replica.ready) && !replica.leaving;
+            let is_fit = self.shards.get(shard).is_some_and(|hosted| hosted.is_fit());
+            self.serve(shard, stays && is_fit);
+            settled.served &= !stays || is_fit;
         }
         let wanted: BTreeSet<ShardId> = placed
             .iter()
@@ -155,6 +176,7 @@ impl Hosting {
             group.clone(),
             mailbox,
             Arc::clone(&stats),
+            self.clock,
         );
         // Before its driver begins, so that the driver is rung for whatever it did not see then.
         self.shards.insert(shard, hosted);

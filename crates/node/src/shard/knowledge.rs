@@ -6,10 +6,11 @@ use tokio::time::Instant;
 
 /// Knowledge: up to which moment a replica knows everything. That a leader was heard is not enough:
 /// a replica that was cut off hears it again at once, and has its whole absence still to apply.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Knowledge {
-    /// Everything that was committed at this moment is applied.
-    reached: Instant,
+    /// Everything that was committed at this moment is applied. None before any leader was heard
+    /// in this life: what is on disk may be of any age, or nothing.
+    reached: Option<Instant>,
     /// The oldest moment since then at which a leader said what was committed: an entry's index.
     told: Option<(Instant, u64)>,
 }
@@ -18,14 +19,6 @@ pub(crate) struct Knowledge {
 const LOOK: Duration = Duration::from_millis(20);
 
 impl Knowledge {
-    /// Begins to know at a moment.
-    pub(crate) fn new(now: Instant) -> Self {
-        Self {
-            reached: now,
-            told: None,
-        }
-    }
-
     /// Hears a leader say that everything up to an entry is committed.
     pub(crate) fn hear(
         &mut self,
@@ -39,17 +32,17 @@ impl Knowledge {
         self.told = self.told.or(Some((now, committed)));
     }
 
-    /// Returns how old the knowledge is, with everything applied up to an entry.
-    pub(crate) fn age(&mut self, now: Instant, applied: Option<u64>) -> Duration {
+    /// Returns how old the knowledge is, with everything applied up to an entry, if that is known.
+    pub(crate) fn age(&mut self, now: Instant, applied: Option<u64>) -> Option<Duration> {
         self.settle(applied);
-        now - self.reached
+        self.reached.map(|reached| now - reached)
     }
 
     fn settle(&mut self, applied: Option<u64>) {
         if let Some((at, committed)) = self.told
             && applied >= Some(committed)
         {
-            (self.reached, self.told) = (at, None);
+            (self.reached, self.told) = (Some(at), None);
         }
     }
 }
@@ -63,29 +56,35 @@ mod tests {
     #[test]
     fn what_was_heard_counts_once_it_is_applied() {
         let start = Instant::now();
-        let mut knowledge = Knowledge::new(start);
+        let mut knowledge = Knowledge::default();
         knowledge.hear(start + SECOND, 7, || Some(7));
-        let age = knowledge.age(start + SECOND * 2, Some(7));
-        assert_eq!(age, SECOND);
+        let mut age = |at: Instant, applied| knowledge.age(at, Some(applied));
+        assert_eq!(
+            age(start + SECOND * 2, 6),
+            None,
+            "it lacks what a leader has"
+        );
+        assert_eq!(age(start + SECOND * 2, 7), Some(SECOND));
 
         // It was cut off for ten seconds, is told of what it missed, and applies it bit by bit.
         let healed = start + SECOND * 11;
         knowledge.hear(healed, 90, || Some(7));
-        assert_eq!(knowledge.age(healed, Some(7)), SECOND * 10);
+        assert_eq!(knowledge.age(healed, Some(7)), Some(SECOND * 10));
         knowledge.hear(healed + SECOND, 95, || Some(60));
-        assert_eq!(knowledge.age(healed + SECOND, Some(60)), SECOND * 11);
-        assert_eq!(knowledge.age(healed + SECOND, Some(90)), SECOND);
+        let mut age = |applied| knowledge.age(healed + SECOND, Some(applied));
+        assert_eq!(age(60), Some(SECOND * 11));
+        assert_eq!(age(90), Some(SECOND));
     }
 
     #[test]
     fn who_is_told_all_the_time_and_keeps_up_is_young_although_never_asked() {
         let start = Instant::now();
-        let mut knowledge = Knowledge::new(start);
+        let mut knowledge = Knowledge::default();
         for turn in 1..=1_000_u32 {
             let at = start + turn * Duration::from_millis(5);
             knowledge.hear(at, u64::from(turn), || Some(u64::from(turn) - 1));
         }
         let age = knowledge.age(start + 5 * SECOND, Some(1_000));
-        assert!(age <= 2 * LOOK, "{age:?}");
+        assert!(age <= Some(2 * LOOK) && age.is_some(), "{age:?}");
     }
 }
