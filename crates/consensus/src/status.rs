@@ -153,21 +153,8 @@ impl Leadership {
 
 impl GroupStatus {
     pub(crate) fn observe(metrics: &Metrics, leadership: Leadership, timing: &Timing) -> Self {
-        let leads = leadership.role == Role::Leader
-            && epoch_of(&metrics.vote).is_some_and(|epoch| epoch.leader.0 == metrics.id);
+        let leads = leadership.role == Role::Leader;
         let acknowledged = quorum_acknowledged_age(metrics).filter(|_| leads);
-        let alone = leads
-            && !leadership.joint
-            && leadership
-                .members
-                .voters
-                .keys()
-                .eq([&ReplicaId(metrics.id)]);
-        let lease_age = if alone {
-            Some(Duration::ZERO)
-        } else {
-            acknowledged
-        };
         Self {
             last_log: metrics.last_log_index,
             committed: metrics.local_committed.map(|id| id.index()),
@@ -176,7 +163,7 @@ impl GroupStatus {
             purged: metrics.purged.map(|id| id.index()),
             followers: followers(metrics),
             quorum_acknowledged_age: acknowledged,
-            leading_until: lease_age.and_then(|age| {
+            leading_until: acknowledged.and_then(|age| {
                 let lease = timing.election_max - timing.lease_margin();
                 (Instant::now() + lease).checked_sub(age)
             }),

@@ -589,33 +589,29 @@ impl World {
                 }
                 return;
             }
+            Fault::Stop { node, .. }
+            | Fault::SyncFails { node, .. }
+            | Fault::DiskFull { node, .. }
+                if !self.machines[*node].is_running() =>
+            {
+                self.end_trouble(trouble);
+                return;
+            }
             Fault::Stop { node, down } => {
-                if self.machines[*node].is_running() {
-                    self.nodes[*node].asked.send_replace(true);
-                    self.nodes[*node].down = *down;
-                    self.nodes[*node].recovering.push(trouble);
-                    self.shared.lock().lives[*node].ready = false;
-                } else {
-                    self.end_trouble(trouble);
-                }
+                self.nodes[*node].asked.send_replace(true);
+                self.nodes[*node].down = *down;
+                self.nodes[*node].recovering.push(trouble);
+                self.shared.lock().lives[*node].ready = false;
                 return;
             }
             Fault::SyncFails { node, after } => {
-                if self.machines[*node].is_running() {
-                    self.fail_disk(*node, trouble, |faults| faults.syncs_left = Some(*after));
-                } else {
-                    self.end_trouble(trouble);
-                }
+                self.fail_disk(*node, trouble, |faults| faults.syncs_left = Some(*after));
                 return;
             }
             Fault::DiskFull { node, room } => {
-                if self.machines[*node].is_running() {
-                    let files = self.nodes[*node].disk.files();
-                    let used: u64 = files.values().map(|bytes| bytes.len() as u64).sum();
-                    self.fail_disk(*node, trouble, |faults| faults.capacity = Some(used + room));
-                } else {
-                    self.end_trouble(trouble);
-                }
+                let files = self.nodes[*node].disk.files();
+                let used: u64 = files.values().map(|bytes| bytes.len() as u64).sum();
+                self.fail_disk(*node, trouble, |faults| faults.capacity = Some(used + room));
                 return;
             }
             Fault::SlowDisk { node, sync } => {

@@ -5,10 +5,7 @@ use headcount_cluster::{
 };
 use headcount_model::EventKind;
 
-use crate::support::settle;
-
-/// Time for the killed process to come back before its region is taken for dead.
-const LASTING: [&str; 2] = ["placement.lease=20s", "placement.suspect_after=10s"];
+use crate::support::{LASTING, settle};
 
 fn stood(history: &History, channel: &str) {
     let gone = [EventKind::Closed, EventKind::RegionInactive];

@@ -5,17 +5,15 @@ use headcount_cluster::{
 };
 use headcount_model::{EventKind, Modes};
 
+use crate::support::LASTING;
+
 /// Two nodes in the region whose owner dies, one in each other.
 const REGIONS: [&str; 4] = ["us-east-1", "us-east-1", "eu-west-1", "ap-southeast-1"];
 
 #[test]
 fn an_owner_that_stops_is_relieved_before_it_ends() {
     story(async |_| {
-        let settings = [
-            "region.linger=50ms",
-            "placement.lease=20s",
-            "placement.suspect_after=10s",
-        ];
+        let settings = [&LASTING[..], &["region.linger=50ms"]].concat();
         let mut cluster = Cluster::start_with(&REGIONS, &settings).await;
         let owner = cluster.owner_of("us-east-1", "room").await;
         let next = 1 - owner;

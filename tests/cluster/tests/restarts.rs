@@ -5,10 +5,7 @@ use headcount_cluster::{
 };
 use headcount_model::EventKind;
 
-use crate::support::{churn, seed, settle};
-
-/// A restart is no death of a region: the lease outlasts it.
-const LASTING: [&str; 2] = ["placement.lease=20s", "placement.suspect_after=10s"];
+use crate::support::{LASTING, churn, seed, settle};
 
 /// Starts a watcher at each node that goes on at the others while its own is away.
 async fn watch_around(cluster: &Cluster) -> Vec<Watcher> {

@@ -4,6 +4,9 @@ use headcount_cluster::{
     Churn, Cluster, Edge, History, Reader, Watcher, agree, agree_on_the_log, wait_until,
 };
 
+/// Leases that outlast what a story does to nodes: nobody is declared dead.
+pub(crate) const LASTING: [&str; 2] = ["placement.lease=20s", "placement.suspect_after=10s"];
+
 /// Starts a watcher of everything at each running node, over gRPC and by server-sent events.
 pub(crate) async fn watch_everywhere(cluster: &Cluster) -> Vec<Watcher> {
     let mut watchers = Vec::new();

@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
-use crate::support::{churn, seed, settle_on_the_log};
+use crate::support::{LASTING, churn, seed, settle_on_the_log};
 
 /// Two regions with two nodes, one with one.
 const REGIONS: [&str; 5] = [
@@ -97,12 +97,7 @@ async fn troubles(settings: &[&str]) {
 #[test]
 fn nodes_that_come_and_go_leave_everybody_with_the_same_story() {
     story(async |_| {
-        let lasting = [
-            "region.linger=50ms",
-            "placement.lease=20s",
-            "placement.suspect_after=10s",
-        ];
-        troubles(&lasting).await;
+        troubles(&[&LASTING[..], &["region.linger=50ms"]].concat()).await;
     });
 }
 
