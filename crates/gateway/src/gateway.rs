@@ -325,6 +325,14 @@ impl Gateway {
         self.restart(now, number, effects);
     }
 
+    fn way_reopened(&mut self, now: Now, shard: ShardId, fence: Fence, effects: &mut Vec<Effect>) {
+        let number = self.number(shard);
+        let uplink = &self.table.shards[usize::from(number)];
+        if uplink.live && uplink.fence == fence && uplink.in_flight() > 0 {
+            self.restart(now, number, effects);
+        }
+    }
+
     fn owner_lost(&mut self, shard: ShardId, fence: Fence, effects: &mut Vec<Effect>) {
         let number = self.number(shard);
         let uplink = &mut self.table.shards[usize::from(number)];
@@ -515,6 +523,7 @@ impl Stage for Gateway {
                 effects.push(Effect::ClientsAck { request, refusals });
             }
             Input::Owner { shard, fence } => self.owner(now, shard, fence, effects),
+            Input::WayReopened { shard, fence } => self.way_reopened(now, shard, fence, effects),
             Input::Settle { request } => self.settle(request, effects),
             Input::OwnerLost { shard, fence } => self.owner_lost(shard, fence, effects),
             Input::Ack { shard, ack } => self.acknowledged(now, shard, ack, effects),

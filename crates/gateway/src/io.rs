@@ -56,9 +56,18 @@ pub enum Input {
         /// Repeated in the answer; never used twice.
         request: u64,
     },
-    /// The shard's regional owner is reachable: a new one, or the same after the way to it broke.
-    /// Its set is sent on a new stream. Ignored if a higher fence was heard.
+    /// The shard's regional owner is reachable: a new one, or the same after it was lost. Its set is
+    /// sent on a new stream. Ignored if a higher fence was heard.
     Owner {
+        /// The shard.
+        shard: ShardId,
+        /// The owner's fence.
+        fence: Fence,
+    },
+    /// The way to the shard's owner broke, or the way back, and both are open again. What was under
+    /// way may be lost: if anything is unacknowledged, the set is sent on a new stream at once.
+    /// Ignored if this is not the owner that is told of.
+    WayReopened {
         /// The shard.
         shard: ShardId,
         /// The owner's fence.
@@ -128,8 +137,9 @@ pub enum Effect {
         request: u64,
     },
     /// Sends an update to the owner of the shard under the update's fence. May be lost together
-    /// with everything after it on the same stream, never alone: the driver reports a broken way
-    /// by [`Input::OwnerLost`] or a new [`Input::Owner`].
+    /// with everything after it on the same stream, never alone. The driver says so by
+    /// [`Input::WayReopened`] if it can; what it does not say is noticed when the acknowledgement
+    /// is overdue.
     Send {
         /// The shard.
         shard: ShardId,

@@ -19,9 +19,10 @@
 //!    [`Input::Goodbye`] and without an [`Effect::Close`].
 //! 2. Carry out the effects in order. [`Effect::Ack`]s and [`Effect::Welcome`]s of one stream stay
 //!    in order; nothing here needs to be durable.
-//! 3. Say [`Input::Owner`] when a shard's owner, its fence or the way to it is new; never send an
-//!    update to an owner with another fence. Updates of one stream stay in order, and none is
-//!    left out without a new [`Input::Owner`].
+//! 3. Say [`Input::Owner`] when a shard's owner or its fence is new; never send an update to an
+//!    owner with another fence. Updates of one stream stay in order, and none is left out alone.
+//!    Say [`Input::WayReopened`] when the way to an owner broke and is open again; what is not said
+//!    costs the time to miss an acknowledgement.
 //! 4. Check a credential's permission for each channel before an item gets here.
 //! 5. Wait with an edge's next batch until the last one is acknowledged, or at least bound how many
 //!    wait, to [`Config::window_batches`].

@@ -50,7 +50,10 @@ enum Op {
     },
     /// Updates and acknowledgements are lost until the next [`Op::Heal`].
     Cut,
-    Heal,
+    Heal {
+        /// Whether the gateway is told that the ways are open again.
+        told: bool,
+    },
     /// Milliseconds.
     Pass(u64),
 }
@@ -386,8 +389,17 @@ impl World {
                 self.step(Input::OwnerLost { shard, fence });
             }
             Op::Cut => self.cut = true,
-            Op::Heal => self.cut = false,
+            Op::Heal { told } => self.heal(told),
             Op::Pass(millis) => self.pass(Duration::from_millis(millis)),
+        }
+    }
+
+    fn heal(&mut self, told: bool) {
+        self.cut = false;
+        for shard in (0..SHARDS).filter(|_| told) {
+            let fence = self.owners[shard as usize].fence;
+            let shard = ShardId(shard);
+            self.step(Input::WayReopened { shard, fence });
         }
     }
 
@@ -430,7 +442,7 @@ impl World {
         if let Some(last) = edge.sessions.last_mut() {
             let in_grace = last
                 .broken_at
-                .is_none_or(|at| now.since(at) < Duration::from_secs(10));
+                .is_none_or(|at| now.since(at) < self.config.grace);
             assert!(
                 hello.resume.is_none() || !in_grace,
                 "it could have been resumed"
@@ -598,7 +610,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => (0..SHARDS, any::<bool>()).prop_map(|(shard, higher)| Op::Owner { shard, higher }),
         1 => (0..SHARDS).prop_map(|shard| Op::OwnerLost { shard }),
         1 => Just(Op::Cut),
-        1 => Just(Op::Heal),
+        1 => any::<bool>().prop_map(|told| Op::Heal { told }),
         4 => prop_oneof![0..12_u64, 0..3_000_u64, 0..25_000_u64].prop_map(Op::Pass),
     ];
     proptest::collection::vec(op, 0..60)
@@ -645,6 +657,21 @@ proptest! {
         world.cut = false;
         // The first patience, and time for the whole set.
         world.pass(Duration::from_millis(2_500));
+        world.settle();
+        world.check();
+    }
+
+    #[test]
+    fn a_loss_is_repaired_at_once_where_the_way_is_said_to_be_open_again(ops in ops(), lost in items()) {
+        let mut world = World::new();
+        for op in ops {
+            world.run(op);
+        }
+        world.converge();
+        world.cut = true;
+        world.run(Op::Clients(lost));
+        world.pass(Duration::from_millis(5));
+        world.run(Op::Heal { told: true });
         world.settle();
         world.check();
     }

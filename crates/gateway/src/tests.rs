@@ -480,7 +480,7 @@ fn a_broken_session_resumes_where_it_was() {
     world.step(Input::Broken {
         stream: StreamId(1),
     });
-    world.pass(Duration::from_secs(9));
+    world.pass(Duration::from_millis(4_999));
     let welcome = Welcome {
         session: 1,
         resumed: true,
@@ -508,7 +508,7 @@ fn a_broken_session_ends_after_its_grace() {
     world.step(Input::Broken {
         stream: StreamId(1),
     });
-    assert_eq!(world.pass(Duration::from_millis(9_999)), []);
+    assert_eq!(world.pass(Duration::from_millis(4_999)), []);
     let sent = updates(world.pass(Duration::from_millis(10)));
     assert_eq!(items(&sent), [GatewayItem::SourceEnded(source(1))]);
     assert_eq!(world.gateway.stats().registers, 0);
@@ -743,6 +743,32 @@ fn unacknowledged_updates_lead_to_a_new_stream() {
     assert_eq!(updates(world.pass(Duration::from_millis(1)))[0].stream, 3);
     world.ack(1, 3, 1);
     assert_eq!(world.gateway.stats().in_flight, 0);
+    assert_eq!(updates(world.pass(Duration::from_secs(5))), []);
+}
+
+#[test]
+fn a_way_that_is_open_again_leads_to_a_new_stream_if_something_may_be_lost() {
+    let mut world = World::one_shard();
+    let reopened = |fence| Input::WayReopened {
+        shard: SHARD,
+        fence: Fence(fence),
+    };
+    assert_eq!(world.step(reopened(1)), [], "there is no owner");
+    world.owner(2);
+    world.ack(2, 1, 1);
+    assert_eq!(world.step(reopened(2)), [], "all was heard");
+    world.open(1, 1, None);
+    world.tell(1, vec![attach("a", "room")]);
+    assert_eq!(world.step(reopened(2)), [], "nothing new was sent yet");
+    assert_eq!(world.flush().len(), 1);
+    assert_eq!(world.step(reopened(1)), [], "this is another owner");
+    let again = updates(world.step(reopened(2)));
+    assert_eq!((again[0].stream, again[0].sequence), (2, 1));
+    assert_eq!(
+        items(&again),
+        [register(1, "room", 1), GatewayItem::StreamComplete]
+    );
+    world.ack(2, 2, 1);
     assert_eq!(updates(world.pass(Duration::from_secs(5))), []);
 }
 

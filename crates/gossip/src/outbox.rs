@@ -40,7 +40,8 @@ enum Phase {
 #[derive(Clone, Debug)]
 struct InFlight {
     batch: Arc<Batch>,
-    sent: Monotonic,
+    /// When it was sent; nothing if that is to be done again at once.
+    sent: Option<Monotonic>,
 }
 
 /// Word of the end of adoption, which follows every transition that was decided before it.
@@ -143,8 +144,16 @@ impl Outbox {
             settling.sent = None;
         }
         for flight in &mut self.in_flight {
-            flight.sent = Monotonic::default();
+            flight.sent = None;
         }
+    }
+
+    /// Returns when what was sent at `sent` is sent again, unless it is applied: at once if it was
+    /// not sent, or may be lost.
+    fn again(&self, sent: Option<Monotonic>) -> Monotonic {
+        sent.map_or_else(Monotonic::default, |sent| {
+            sent.after(self.config.resend_after)
+        })
     }
 
     fn hurry(&mut self, at: Monotonic) {
@@ -155,7 +164,7 @@ impl Outbox {
         let Phase::Claiming(sent) = self.phase else {
             return;
         };
-        if sent.is_some_and(|sent| now.monotonic < sent.after(self.config.resend_after)) {
+        if now.monotonic < self.again(sent) {
             return;
         }
         self.resent += u64::from(sent.is_some());
@@ -169,12 +178,12 @@ impl Outbox {
         let Some(first) = self.in_flight.front() else {
             return;
         };
-        if now.monotonic < first.sent.after(self.config.resend_after) {
+        if now.monotonic < self.again(first.sent) {
             return;
         }
         self.resent += self.in_flight.len() as u64;
         for flight in &mut self.in_flight {
-            flight.sent = now.monotonic;
+            flight.sent = Some(now.monotonic);
             effects.push(Effect::Propose(Proposal::Batch(Arc::clone(&flight.batch))));
         }
     }
@@ -202,7 +211,7 @@ impl Outbox {
             effects.push(Effect::Propose(Proposal::Batch(Arc::clone(&batch))));
             self.in_flight.push_back(InFlight {
                 batch,
-                sent: now.monotonic,
+                sent: Some(now.monotonic),
             });
         }
         if self.pending.is_empty() {
@@ -211,19 +220,19 @@ impl Outbox {
     }
 
     fn settle(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let owner = self.claim.owner.clone();
-        let resend_after = self.config.resend_after;
-        let Some(settling) = &mut self.settling else {
+        let Some(settling) = self.settling else {
             return;
         };
-        let waits = settling
-            .sent
-            .is_some_and(|sent| now.monotonic < sent.after(resend_after));
-        if self.logged >= settling.after && !waits {
-            self.resent += u64::from(settling.sent.is_some());
-            settling.sent = Some(now.monotonic);
-            effects.push(Effect::Propose(Proposal::Settled(owner)));
+        if self.logged < settling.after || now.monotonic < self.again(settling.sent) {
+            return;
         }
+        self.resent += u64::from(settling.sent.is_some());
+        self.settling = Some(Settling {
+            sent: Some(now.monotonic),
+            ..settling
+        });
+        let owner = self.claim.owner.clone();
+        effects.push(Effect::Propose(Proposal::Settled(owner)));
     }
 }
 
@@ -271,21 +280,16 @@ impl Stage for Outbox {
     }
 
     fn next_deadline(&self) -> Option<Monotonic> {
-        let again = |sent: Option<Monotonic>| {
-            sent.map_or(Monotonic::default(), |sent| {
-                sent.after(self.config.resend_after)
-            })
-        };
         if let Phase::Claiming(sent) = self.phase {
-            return Some(again(sent));
+            return Some(self.again(sent));
         }
-        let resend = self.in_flight.front().map(|first| again(Some(first.sent)));
+        let resend = self.in_flight.front().map(|first| self.again(first.sent));
         let room = self.in_flight.len() < self.config.window;
         let flush = self.flush_at.filter(|_| room);
         let settle = self
             .settling
             .filter(|settling| self.logged >= settling.after);
-        let settle = settle.map(|settling| again(settling.sent));
+        let settle = settle.map(|settling| self.again(settling.sent));
         [resend, flush, settle].into_iter().flatten().min()
     }
 

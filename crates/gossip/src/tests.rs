@@ -145,6 +145,19 @@ fn the_claim_comes_first_and_is_repeated_until_applied() {
 }
 
 #[test]
+fn what_is_in_flight_is_sent_again_at_once_when_the_path_changed() {
+    // Long before it would be sent again by itself, also right after the process began.
+    let mut world = World::claimed(Config::default());
+    let batches = world.batches(vec![register("c", 1, true)]);
+    assert_eq!(world.batches(vec![Input::PathChanged]), batches);
+    assert!(world.batches(vec![]).is_empty(), "once");
+    world.now += 999;
+    assert!(world.batches(vec![]).is_empty(), "not earlier than before");
+    world.batches(vec![applied(1, 0)]);
+    assert!(world.batches(vec![Input::PathChanged]).is_empty());
+}
+
+#[test]
 fn transitions_and_crossings_hurry_and_counts_wait() {
     let mut world = World::claimed(Config::default());
     assert!(world.run(vec![register("c", 1, false)]).is_empty());

@@ -10,7 +10,7 @@ use headcount_model::{
     ReportItem, SessionError, ShardId, Stage, Welcome,
 };
 use headcount_placement::Control;
-use headcount_rpc::peers::Network;
+use headcount_rpc::peers::{Network, Ways};
 use headcount_wire::{Parcel, ParcelBody};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -207,6 +207,8 @@ impl GatewayTask {
     /// Runs until every handle is gone.
     pub(crate) async fn run(mut self, mut gateway: Gateway) {
         let mut owners: BTreeMap<ShardId, (NodeId, Fence)> = BTreeMap::new();
+        let mut ways = self.network.gossip_ways();
+        let mut openings = BTreeMap::new();
         let mut effects = Vec::new();
         let mut inputs = Vec::new();
         let mut incarnation = *self.incarnation.borrow_and_update();
@@ -226,6 +228,10 @@ impl GatewayTask {
                 }
                 // The node keeps the sender.
                 Ok(()) = moves.changed() => self.owners_changed(&mut owners, &mut inputs),
+                // As does the network.
+                Ok(()) = ways.changed() => {
+                    ways_changed(&ways.borrow_and_update(), &mut openings, &owners, &mut inputs);
+                }
                 changed = self.incarnation.changed() => {
                     if changed.is_err() {
                         return;
@@ -338,11 +344,29 @@ impl GatewayTask {
             take_on: false,
             body: ParcelBody::Update(update),
         };
-        // What is lost here is missed by the gateway's own deadline, which starts a new stream.
+        // What is lost here is told anew when the way is open again, or when the gateway misses the
+        // acknowledgement.
         if let Err(error) = self.network.tell(*owner, parcel) {
             tracing::debug!(target: "gateway", shard = shard.0, %owner, %error, "not sent");
         }
     }
+}
+
+/// Tells the gateway which owners' ways were opened since it was told last. What was sent to them
+/// before may be lost.
+fn ways_changed(
+    ways: &Ways,
+    openings: &mut BTreeMap<NodeId, u64>,
+    owners: &BTreeMap<ShardId, (NodeId, Fence)>,
+    inputs: &mut Vec<Input>,
+) {
+    let before = std::mem::replace(openings, ways.openings().collect());
+    let is_new = |node| {
+        let opening = openings.get(&node);
+        opening.is_some() && opening != before.get(&node)
+    };
+    let reached = owners.iter().filter(|(_, (node, _))| is_new(*node));
+    inputs.extend(reached.map(|(&shard, &(_, fence))| Input::WayReopened { shard, fence }));
 }
 
 /// How often gauges are set.

@@ -134,8 +134,7 @@ pub enum Founding {
 pub struct Options {
     /// How to come to a cluster.
     pub founding: Founding,
-    /// One-way delay that is emulated on the way to nodes of other regions; see
-    /// [`Node::set_delays`].
+    /// One-way delay that is emulated on the way to a region's nodes; see [`Node::set_delays`].
     pub delays: BTreeMap<RegionName, Duration>,
     /// What the node stands on.
     pub surroundings: Surroundings,
@@ -516,8 +515,9 @@ impl Node {
         }
     }
 
-    /// Changes the one-way delays that are emulated on the way to nodes of other regions. A very
-    /// long one is a way that is cut and that nobody notices to be.
+    /// Changes the one-way delays that are emulated on the way to regions' nodes, those of its own,
+    /// too. A very long one is a way that is cut and that nobody notices to be. What is on the way
+    /// to a region whose delay changes is lost.
     pub fn set_delays(&self, delays: BTreeMap<RegionName, Duration>) {
         self.delays.send_replace(delays);
     }
@@ -1090,14 +1090,10 @@ impl Boot {
     /// Keeps the network's peers what the control group says; until it says something, those that
     /// the join named.
     fn follow_peers(&self, network: &Network, membership: &Membership) {
-        let (node, region) = (membership.node, self.config.node.region.clone());
+        let node = membership.node;
         let mut delays = self.delays.clone();
-        let delay = move |delays: &BTreeMap<RegionName, Duration>, of: &RegionName| {
-            if *of == region {
-                Duration::ZERO
-            } else {
-                delays.get(of).copied().unwrap_or_default()
-            }
+        let delay = |delays: &BTreeMap<RegionName, Duration>, of: &RegionName| {
+            delays.get(of).copied().unwrap_or_default()
         };
         let first = membership
             .members

@@ -18,7 +18,7 @@ use headcount_relay::{
     Config, GatewayItem, GatewayMessage, Message, Owner, OwnerEffect, OwnerInput, OwnerItem,
     RegionItem, Regions, RelayChannel,
 };
-use headcount_rpc::peers::{Network, RelayMessage, RelayParcel, RelayWays, SendError};
+use headcount_rpc::peers::{Network, RelayMessage, RelayParcel, SendError, Ways};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
@@ -272,7 +272,7 @@ impl RelayTask {
     }
 
     /// Takes up and lays down what the control group says, and tells everybody whom they reach.
-    fn settle(&self, state: &mut State, ways: &mut watch::Receiver<RelayWays>) {
+    fn settle(&self, state: &mut State, ways: &mut watch::Receiver<Ways>) {
         // A copy, as whoever sends looks at them, too, and a borrow keeps writers waiting.
         let ways = ways.borrow_and_update().clone();
         let control = self.control.borrow().clone();

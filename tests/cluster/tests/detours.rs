@@ -1,10 +1,13 @@
-//! Two regions that do not reach each other, while a third reaches both (R18).
+//! Nodes that do not reach each other for a while: detours through a third that reaches both (R18),
+//! and what happens once the way is open again.
 
 use std::time::Duration;
 
 use headcount_cluster::{Cluster, Edge, REGIONS, Reader, agree_on_counts, story, wait_until};
 
-use crate::support::{settle, watch_everywhere};
+use headcount_model::Modes;
+
+use crate::support::{LASTING, settle, watch_everywhere};
 
 /// More changes than an owner has under way at a time, so that all of them pass only if it is told
 /// what was applied.
@@ -69,4 +72,82 @@ fn what_cannot_go_straight_to_the_coordinator_goes_through_a_third() {
         settle(&cluster, &watchers).await;
         cluster.end().await;
     });
+}
+
+/// Channels that are told while a way is cut; more than what nodes tell each other without a cause.
+const ROOMS: usize = 100;
+
+#[test]
+fn an_update_that_was_lost_is_told_again_once_the_way_is_open() {
+    story(async |_| {
+        // Nobody waits for the time after which the gateway misses an acknowledgement.
+        let settings = [
+            &LASTING[..],
+            &["gateway.ack_timeout=1m", "cluster.shards=1"],
+        ]
+        .concat();
+        let regions = ["us-east-1", "us-east-1", "eu-west-1", "ap-southeast-1"];
+        let cluster = Cluster::start_with(&regions, &settings).await;
+        let owner = cluster.owner_of("us-east-1", "room:0").await;
+        let metric = "gateway_update_items_sum";
+        told_again(&cluster, 1 - owner, owner, metric).await;
+        cluster.end().await;
+    });
+}
+
+#[test]
+fn a_batch_that_was_lost_is_sent_again_once_the_way_is_open() {
+    story(async |_| {
+        // Nobody waits for the time after which it is sent again, or another way.
+        let settings = [
+            &LASTING[..],
+            &["gossip.resend_after=1m", "cluster.shards=1"],
+        ]
+        .concat();
+        let cluster = Cluster::start_with(&REGIONS, &settings).await;
+        let coordinator = cluster.coordinator_of("room:0").await;
+        let metric = "gossip_transitions_total";
+        told_again(&cluster, (coordinator + 1) % 3, coordinator, metric).await;
+        cluster.end().await;
+    });
+}
+
+/// Cuts the way between two nodes, lets one of them tell the other what is lost, which a metric
+/// shows, heals it, and waits until all is counted.
+async fn told_again(cluster: &Cluster, from: usize, to: usize, metric: &str) {
+    let mut edge = Edge::start(cluster, "edge", &[from]);
+    edge.attach("c0", "room:0").await;
+    agree_on_counts(cluster, &[&edge]).await;
+
+    cluster.cut(from, Some(to));
+    let before = said(cluster, metric).await.expect("the metric is there");
+    let rooms: Vec<_> = (1..=ROOMS).map(|room| format!("room:{room}")).collect();
+    let pairs: Vec<_> = rooms.iter().map(|room| ("c0", room.as_str())).collect();
+    edge.attach_all(&pairs, Modes::DEFAULT).await;
+    wait_until("it was told what is lost", async || {
+        let told = said(cluster, metric).await? - before;
+        (told >= ROOMS)
+            .then_some(())
+            .ok_or_else(|| format!("{told} were told"))
+    })
+    .await;
+    let (there, here) = (Reader::new(cluster, to), Reader::new(cluster, from));
+    for reader in [there, here] {
+        let listed = reader.list("").await.expect("it can be asked");
+        assert_eq!(listed.len(), 1, "nothing passed");
+    }
+
+    cluster.cut(from, None);
+    agree_on_counts(cluster, &[&edge]).await;
+}
+
+/// Returns what a metric says, for all nodes of this process together.
+async fn said(cluster: &Cluster, metric: &str) -> Result<usize, String> {
+    let (_, metrics) = cluster.admin(0, "/metrics").await?;
+    let value = metrics.lines().find_map(|line| line.strip_prefix(metric));
+    let value = value.ok_or_else(|| format!("no {metric}"))?;
+    value
+        .trim()
+        .parse()
+        .map_err(|_| format!("{metric} says {value}"))
 }

@@ -12,7 +12,7 @@ use headcount_model::{
     OwnerRef, Position, RegionName, Stage, Timestamp,
 };
 use headcount_placement::{Control, GroupId};
-use headcount_rpc::peers::Network;
+use headcount_rpc::peers::{Network, Ways};
 use headcount_wire::{LoggedMark, Parcel, ParcelBody};
 use tokio::sync::{mpsc, watch};
 
@@ -114,6 +114,8 @@ pub(crate) struct Driver {
     mail: mpsc::Receiver<Mail>,
     owning: Option<Owning>,
     paths: Paths,
+    /// Number of the way to the coordinator, if it is open.
+    opening: Option<u64>,
     taken_on: TakenOn,
     told: Told,
     /// Updates for a fence that is above what the driver was told of.
@@ -144,6 +146,7 @@ impl Driver {
             mail,
             owning: None,
             paths: Paths::default(),
+            opening: None,
             taken_on: TakenOn::default(),
             told: Told::default(),
             early: Vec::new(),
@@ -161,6 +164,7 @@ impl Driver {
         let mut leadership = self.group.watch();
         let mut incarnation = self.config.incarnation.clone();
         let mut quiet = self.config.quiet.clone();
+        let mut ways = self.config.network.gossip_ways();
         leadership.mark_changed();
         self.control_changed();
         let mut letters = Vec::new();
@@ -180,6 +184,8 @@ impl Driver {
                     self.quiet = true;
                 }
                 () = self.replica.placed.notified() => self.control_changed(),
+                // The network keeps the sender.
+                Ok(()) = ways.changed() => self.ways_changed(&ways.borrow_and_update()),
                 changed = incarnation.changed() => {
                     if changed.is_err() {
                         return;
@@ -218,11 +224,29 @@ impl Driver {
         }
         self.tell_coordinator();
         if self.leader() != before {
-            let now = self.config.clock.now();
-            self.paths.reset(now.monotonic);
-            if let Some(owning) = &mut self.owning {
-                owning.path_changed(now);
-            }
+            let ways = self.config.network.gossip_ways();
+            let opening = |leader| ways.borrow().opening_to(leader);
+            self.opening = self.leader().and_then(opening);
+            self.path_changed();
+        }
+    }
+
+    /// Sends again what was lost with the way to the coordinator, once that is open again.
+    fn ways_changed(&mut self, ways: &Ways) {
+        let Some(leader) = self.leader() else { return };
+        let opening = ways.opening_to(leader);
+        let before = std::mem::replace(&mut self.opening, opening);
+        if opening.is_some() && opening != before {
+            self.path_changed();
+        }
+    }
+
+    /// Takes the straight way to the coordinator from here on, for what is under way, too.
+    fn path_changed(&mut self) {
+        let now = self.config.clock.now();
+        self.paths.reset(now.monotonic);
+        if let Some(owning) = &mut self.owning {
+            owning.path_changed(now);
         }
     }
 

@@ -26,13 +26,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Request, Status, Streaming};
 
 use super::handshake::Identity;
 use super::link::{BatchStream, Outlet, Refused, outlet, weighed_outlet};
 use super::relayed::RelayParcel;
 use super::server::MESSAGE_BYTES_MAX;
-use super::ways::{Direction, OpenWay, RelayWays};
+use super::ways::{Direction, OpenWay, Ways};
 use crate::telemetry;
 
 /// Settings of a [`Network`].
@@ -123,8 +123,10 @@ struct Inner {
     dialer: Dialer,
     identity: RwLock<Identity>,
     links: RwLock<BTreeMap<NodeId, Arc<Link>>>,
-    /// Written by the relay's streams, in both directions, as they open and end.
-    relay_ways: watch::Sender<RelayWays>,
+    /// Written by the streams of counts, in both directions, as they open and end.
+    gossip_ways: watch::Sender<Ways>,
+    /// Likewise by those of relayed parcels.
+    relay_ways: watch::Sender<Ways>,
 }
 
 /// The ways to one node.
@@ -161,6 +163,7 @@ impl Network {
             dialer,
             identity,
             links,
+            gossip_ways: watch::Sender::default(),
             relay_ways: watch::Sender::default(),
         }))
     }
@@ -263,7 +266,8 @@ impl Network {
         })
     }
 
-    /// Puts a parcel on its way.
+    /// Puts a parcel on its way. It arrives unless the stream that it is queued for breaks, after
+    /// which [`Self::gossip_ways`] has another opening of the way; or unless the peer has no room.
     ///
     /// # Errors
     /// [`SendError`] if it cannot be queued; nothing was sent then.
@@ -276,7 +280,7 @@ impl Network {
     }
 
     /// Puts a relayed parcel on its way. Parcels arrive in order, or are lost together with
-    /// everything after them until the way has another [`RelayWays::opening`].
+    /// everything after them until the way has another [`Ways::opening`].
     ///
     /// # Errors
     /// [`SendError`] if it cannot be queued; nothing was sent then.
@@ -284,7 +288,7 @@ impl Network {
         let queued = self.link(to).and_then(|link| {
             // A link takes items as soon as it tries to open a stream. What is relayed is too much
             // to be gathered for a peer that may not be there.
-            if !self.0.relay_ways.borrow().leads_to(to) {
+            if self.0.relay_ways.borrow().opening_to(to).is_none() {
                 return Err(SendError::NotConnected);
             }
             let parcel = relay::Parcel::from(parcel);
@@ -296,14 +300,25 @@ impl Network {
         queued.inspect_err(|_| telemetry::peer_refused("relay"))
     }
 
+    /// Returns the ways of parcels of counts, to be looked at and waited for.
+    #[must_use]
+    pub fn gossip_ways(&self) -> watch::Receiver<Ways> {
+        self.0.gossip_ways.subscribe()
+    }
+
+    /// Notes that a node opened a stream of parcels of counts to this one.
+    pub(super) fn gossip_opened_from(&self, node: NodeId) -> OpenWay {
+        OpenWay::new(&self.0.gossip_ways, node, Direction::From)
+    }
+
     /// Returns the ways of relayed parcels, to be looked at and waited for.
     #[must_use]
-    pub fn relay_ways(&self) -> watch::Receiver<RelayWays> {
+    pub fn relay_ways(&self) -> watch::Receiver<Ways> {
         self.0.relay_ways.subscribe()
     }
 
     /// Notes that a node opened a stream of relayed parcels to this one.
-    pub(super) fn opened_from(&self, node: NodeId) -> OpenWay {
+    pub(super) fn relay_opened_from(&self, node: NodeId) -> OpenWay {
         OpenWay::new(&self.0.relay_ways, node, Direction::From)
     }
 
@@ -486,9 +501,13 @@ fn tell(
         encode_parcels(&parcels, &mut names)
     });
     let request = network.signed(Requests(requests.boxed()));
-    async move { client.tell(request).await.map(drop) }
-        .map(endings.log("gossip"))
-        .boxed()
+    let (ways, to) = (network.0.gossip_ways.clone(), endings.node);
+    async move {
+        let responses = client.tell(request).await?.into_inner();
+        hold_open(&ways, to, responses).await
+    }
+    .map(endings.log("gossip"))
+    .boxed()
 }
 
 /// Runs one stream of relayed parcels; resolves to whether it worked for a while.
@@ -506,15 +525,24 @@ fn carry(
     let request = network.signed(Requests(requests.boxed()));
     let (ways, to) = (network.0.relay_ways.clone(), endings.node);
     async move {
-        let mut responses = client.carry(request).await?.into_inner();
-        let mut way = None;
-        while let Some(relay::CarryResponse {}) = responses.message().await? {
-            way.get_or_insert_with(|| OpenWay::new(&ways, to, Direction::To));
-        }
-        Ok(())
+        let responses = client.carry(request).await?.into_inner();
+        hold_open(&ways, to, responses).await
     }
     .map(endings.log("relay"))
     .boxed()
+}
+
+/// Enters a way from the first response, by which the peer says that it took the stream, to the end.
+async fn hold_open<T>(
+    ways: &watch::Sender<Ways>,
+    to: NodeId,
+    mut responses: Streaming<T>,
+) -> Result<(), Status> {
+    let mut way = None;
+    while responses.message().await?.is_some() {
+        way.get_or_insert_with(|| OpenWay::new(ways, to, Direction::To));
+    }
+    Ok(())
 }
 
 /// Returns the bytes that a parcel takes in a message, its tag and length included.

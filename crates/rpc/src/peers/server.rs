@@ -22,6 +22,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::network::Network;
 use super::ports::Inbound;
 use super::relayed::RelayParcel;
+use super::ways::OpenWay;
 
 /// Largest message between nodes: an append of the greatest size with room for its frame, or a full
 /// batch of parcels with long names. No relayed parcel has more.
@@ -125,20 +126,17 @@ impl Consensus for PeerService {
 
 #[tonic::async_trait]
 impl Gossip for PeerService {
+    type TellStream = BoxStream<'static, Result<TellResponse, Status>>;
+
     async fn tell(
         &self,
         request: Request<Streaming<TellRequest>>,
-    ) -> Result<Response<TellResponse>, Status> {
+    ) -> Result<Response<Self::TellStream>, Status> {
         let from = self.network.admit(request.metadata())?;
-        let mut requests = request.into_inner();
-        let mut names = NameReader::default();
-        while let Some(request) = requests.message().await? {
-            let parcels = decode_parcels(request, &mut names).map_err(|error| malformed(&error))?;
-            for parcel in parcels {
-                self.inbound.parcel(from, parcel);
-            }
-        }
-        Ok(Response::new(TellResponse {}))
+        let way = self.network.gossip_opened_from(from);
+        let (inbound, requests) = (Arc::clone(&self.inbound), request.into_inner());
+        let taken = async move { take_told(&*inbound, from, requests).await };
+        Ok(opened(TellResponse {}, way, taken))
     }
 }
 
@@ -151,22 +149,49 @@ impl Relay for PeerService {
         request: Request<Streaming<CarryRequest>>,
     ) -> Result<Response<Self::CarryStream>, Status> {
         let from = self.network.admit(request.metadata())?;
-        let way = self.network.opened_from(from);
+        let way = self.network.relay_opened_from(from);
         let (inbound, requests) = (Arc::clone(&self.inbound), request.into_inner());
-        let (ended, end) = oneshot::channel();
-        // Apart from the response, which is polled only while the peer has room for more of it.
-        tokio::spawn(async move {
-            let taken = take_relayed(&*inbound, from, requests).await;
-            drop(way);
-            if let Err(status) = taken {
-                // Nobody waits for it if the connection is what broke.
-                ended.send(status).ok();
-            }
-        });
-        let opened = stream::once(ready(Ok(CarryResponse {})));
-        let failed = stream::once(end).filter_map(|end| ready(end.ok().map(Err)));
-        Ok(Response::new(opened.chain(failed).boxed()))
+        let taken = async move { take_relayed(&*inbound, from, requests).await };
+        Ok(opened(CarryResponse {}, way, taken))
     }
+}
+
+/// Answers a peer's stream with `first`, by which it knows that it was taken, and lets `taken` take
+/// what comes on it, apart from the response: that is polled only while the peer has room for more
+/// of it. The way is open until then.
+fn opened<T: Send + 'static>(
+    first: T,
+    way: OpenWay,
+    taken: impl Future<Output = Result<(), Status>> + Send + 'static,
+) -> Response<BoxStream<'static, Result<T, Status>>> {
+    let (ended, end) = oneshot::channel();
+    tokio::spawn(async move {
+        let taken = taken.await;
+        drop(way);
+        if let Err(status) = taken {
+            // Nobody waits for it if the connection is what broke.
+            ended.send(status).ok();
+        }
+    });
+    let first = stream::once(ready(Ok(first)));
+    let failed = stream::once(end).filter_map(|end| ready(end.ok().map(Err)));
+    Response::new(first.chain(failed).boxed())
+}
+
+/// Hands on what is told on a stream, until it ends.
+async fn take_told(
+    inbound: &dyn Inbound,
+    from: NodeId,
+    mut requests: Streaming<TellRequest>,
+) -> Result<(), Status> {
+    let mut names = NameReader::default();
+    while let Some(request) = requests.message().await? {
+        let parcels = decode_parcels(request, &mut names).map_err(|error| malformed(&error))?;
+        for parcel in parcels {
+            inbound.parcel(from, parcel);
+        }
+    }
+    Ok(())
 }
 
 /// Hands on what comes on a stream, until it ends.

@@ -123,20 +123,13 @@ impl Node {
 
     /// Waits until the way to a node is open and is not the one of `before`.
     async fn opening(&self, node: NodeId, before: Option<u64>) -> u64 {
-        let is_new = |ways: &RelayWays| ways.opening(node) > before;
+        let is_new = |ways: &Ways| ways.opening(node) > before;
         let ways = self.wait("a way was opened", is_new).await;
         ways.borrow().opening(node).expect("it was just open")
     }
 
-    async fn wait(
-        &self,
-        why: &str,
-        condition: impl FnMut(&RelayWays) -> bool,
-    ) -> watch::Receiver<RelayWays> {
-        let mut ways = self.network.relay_ways();
-        let waited = timeout(WITHIN, ways.wait_for(condition)).await;
-        drop(waited.expect(why).expect("the network is kept"));
-        ways
+    async fn wait(&self, why: &str, condition: impl FnMut(&Ways) -> bool) -> watch::Receiver<Ways> {
+        wait(self.network.relay_ways(), why, condition).await
     }
 
     async fn take(&mut self) -> (NodeId, RelayParcel) {
@@ -153,6 +146,16 @@ impl Node {
             runtime.shutdown_background();
         }
     }
+}
+
+async fn wait(
+    mut ways: watch::Receiver<Ways>,
+    why: &str,
+    condition: impl FnMut(&Ways) -> bool,
+) -> watch::Receiver<Ways> {
+    let waited = timeout(WITHIN, ways.wait_for(condition)).await;
+    drop(waited.expect(why).expect("the network is kept"));
+    ways
 }
 
 impl Drop for Node {
@@ -244,11 +247,14 @@ async fn nothing_is_gathered_for_who_is_not_there() {
     let b = Node::start(B, NetworkConfig::default()).await;
     a.know(&b, Duration::ZERO);
     // One direction is enough to send, but not to be told everything.
-    let ways = a.wait("a stream was opened", |ways| ways.leads_to(B)).await;
+    let ways = a
+        .wait("a stream was opened", |ways| ways.opening_to(B).is_some())
+        .await;
     assert_eq!(ways.borrow().opening(B), None);
     assert_eq!(a.carry(B, &parcel(1, 1)), Ok(()));
     b.die();
-    a.wait("the stream broke", |ways| !ways.leads_to(B)).await;
+    a.wait("the stream broke", |ways| ways.opening_to(B).is_none())
+        .await;
     assert_eq!(a.carry(B, &parcel(2, 1)), Err(SendError::NotConnected));
 }
 
@@ -278,6 +284,31 @@ async fn a_broken_way_has_a_higher_number_when_it_is_opened_again() {
     a.opening(B, Some(again)).await;
     a.carry(B, &parcel(3, 1)).unwrap();
     assert_eq!(b.take().await, (A, parcel(3, 1)));
+}
+
+#[tokio::test]
+async fn counts_have_ways_of_their_own() {
+    let (a, b) = pair(NetworkConfig::default(), Duration::ZERO).await;
+    let open = |ways: &Ways| ways.opening(B).is_some();
+    let gossip = a.network.gossip_ways();
+    let ways = wait(gossip, "counts are exchanged", open).await;
+    let before = ways.borrow().opening(B);
+    let relayed = a.opening(B, None).await;
+    let malformed = RelayParcel {
+        shard: ShardId(SHARDS_MAX),
+        ..parcel(1, 1)
+    };
+    a.carry(B, &malformed).unwrap();
+    a.opening(B, Some(relayed)).await;
+    assert_eq!(ways.borrow().opening(B), before, "it broke elsewhere");
+
+    b.die();
+    let ways = wait(ways, "it broke", |ways| ways.opening_to(B).is_none()).await;
+    let b = Node::start(B, NetworkConfig::default()).await;
+    b.know(&a, Duration::ZERO);
+    a.know(&b, Duration::ZERO);
+    let again = |ways: &Ways| ways.opening(B) > before;
+    wait(ways, "it has a higher number", again).await;
 }
 
 #[tokio::test]
@@ -323,6 +354,6 @@ async fn the_address_of_the_later_life_counts() {
     assert_eq!(moved.take().await.0, known.id);
     // The control group has the last word on the same life.
     known.hear_of(&[at(4, "127.0.0.1:1")], &[]);
-    let gone = |ways: &RelayWays| ways.opening(NodeId(2)).is_none();
+    let gone = |ways: &Ways| ways.opening(NodeId(2)).is_none();
     known.wait("the old address is given up", gone).await;
 }

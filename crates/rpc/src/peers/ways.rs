@@ -1,23 +1,22 @@
-//! Which nodes relayed parcels can be exchanged with, and whether that was so all the time.
+//! Which nodes something can be exchanged with, and whether that was so all the time.
 
 use std::collections::BTreeMap;
 
 use headcount_model::NodeId;
 use tokio::sync::watch;
 
-/// Relay ways: the streams of relayed parcels that are open at present, to other nodes and from
-/// them.
+/// Ways: the streams of one kind that are open at present, to other nodes and from them.
 ///
 /// Each opening has a number, higher than that of any stream that was opened before in this
 /// network, so whoever remembers the number of a node's way notices that it broke, however shortly.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RelayWays {
+pub struct Ways {
     opened: u64,
     to: BTreeMap<NodeId, u64>,
     from: BTreeMap<NodeId, u64>,
 }
 
-impl RelayWays {
+impl Ways {
     /// Returns the number of the latest opening, in either direction, of the way to and from
     /// `node`; `None` unless both directions are open.
     ///
@@ -28,10 +27,11 @@ impl RelayWays {
         Some(*self.to.get(&node)?.max(self.from.get(&node)?))
     }
 
-    /// Returns whether parcels can be sent to `node`, whether or not any come from there.
+    /// Returns the number of the latest opening of the way to `node`, whether or not there is one
+    /// back; `None` unless it is open.
     #[must_use]
-    pub fn leads_to(&self, node: NodeId) -> bool {
-        self.to.contains_key(&node)
+    pub fn opening_to(&self, node: NodeId) -> Option<u64> {
+        self.to.get(&node).copied()
     }
 
     /// Returns the nodes whose ways are open in both directions, with [`Self::opening`] of each.
@@ -58,7 +58,7 @@ pub(crate) enum Direction {
 /// A stream that is open, for as long as this exists.
 #[derive(Debug)]
 pub(crate) struct OpenWay {
-    ways: watch::Sender<RelayWays>,
+    ways: watch::Sender<Ways>,
     node: NodeId,
     direction: Direction,
     number: u64,
@@ -67,7 +67,7 @@ pub(crate) struct OpenWay {
 impl OpenWay {
     /// Enters a stream that was opened right now. One to or from the same node that has not been
     /// found broken yet is over with it.
-    pub(crate) fn new(ways: &watch::Sender<RelayWays>, node: NodeId, direction: Direction) -> Self {
+    pub(crate) fn new(ways: &watch::Sender<Ways>, node: NodeId, direction: Direction) -> Self {
         let mut number = 0;
         ways.send_modify(|ways| {
             ways.opened += 1;
@@ -104,10 +104,10 @@ mod tests {
 
     #[test]
     fn a_way_is_open_in_both_directions_or_not_at_all() {
-        let ways = watch::Sender::new(RelayWays::default());
+        let ways = watch::Sender::new(Ways::default());
         let to = OpenWay::new(&ways, NODE, Direction::To);
         assert_eq!(ways.borrow().opening(NODE), None);
-        assert!(ways.borrow().leads_to(NODE));
+        assert_eq!(ways.borrow().opening_to(NODE), Some(1));
         let from = OpenWay::new(&ways, NODE, Direction::From);
         assert_eq!(ways.borrow().opening(NODE), Some(2));
         assert_eq!(ways.borrow().openings().collect::<Vec<_>>(), [(NODE, 2)]);
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_late_end_does_not_close_the_next_stream() {
-        let ways = watch::Sender::new(RelayWays::default());
+        let ways = watch::Sender::new(Ways::default());
         let _to = OpenWay::new(&ways, NODE, Direction::To);
         let old = OpenWay::new(&ways, NODE, Direction::From);
         let _new = OpenWay::new(&ways, NODE, Direction::From);
