@@ -26,13 +26,14 @@ pub struct Config {
     pub queue_max: usize,
     /// Most notices that wait to be read; further ones are counted and dropped. Default 1,024.
     pub notices_max: usize,
-    /// How long connecting, and then the welcome, may take. Default 5 s.
+    /// How long connecting, and then the welcome, may take. Default 2 s, so that another node is
+    /// reached within the default grace of a session, 5 s.
     pub connect_timeout: Duration,
     /// How long a batch may go unacknowledged before the stream counts as broken. Default 10 s.
     pub ack_timeout: Duration,
     /// Pause before the second attempt to connect; doubles with each that fails. Default 50 ms.
     pub backoff_min: Duration,
-    /// Longest pause between attempts. Default 5 s: half the default grace of a session.
+    /// Longest pause between attempts. Default 2 s: less than half the default grace of a session.
     pub backoff_max: Duration,
     /// How long to wait before items are told again that a node had no room for. Default 1 s.
     pub retry_interval: Duration,
@@ -60,10 +61,10 @@ impl Config {
             incarnation,
             queue_max: 65_536,
             notices_max: 1_024,
-            connect_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(2),
             ack_timeout: Duration::from_secs(10),
             backoff_min: Duration::from_millis(50),
-            backoff_max: Duration::from_secs(5),
+            backoff_max: Duration::from_secs(2),
             retry_interval: Duration::from_secs(1),
             seed: None,
             dialer: Dialer::default(),

@@ -15,7 +15,7 @@ pub struct Config {
     /// thousands of them to tell; what comes from or goes to zero never does.
     /// Too low: an update per attach. Too high: everybody learns later by as much.
     pub flush_interval: Duration,
-    /// How long a session outlives its stream. Default 10 s. Too low: a reconnecting edge makes
+    /// How long a session outlives its stream. Default 5 s, as a lease. Too low: a reconnecting edge makes
     /// its channels flap. Too high: an edge that is gone goes on counting.
     pub grace: Duration,
     /// How long, at most, a broken session is kept while a newer one of its edge is telling its
@@ -53,7 +53,7 @@ impl Default for Config {
         Self {
             shards: 64.into(),
             flush_interval: Duration::from_millis(5),
-            grace: Duration::from_secs(10),
+            grace: Duration::from_secs(5),
             takeover: Duration::from_secs(60),
             recovery: Duration::from_secs(15),
             edge_memory: Duration::from_secs(120),

@@ -46,7 +46,7 @@ impl Default for ReportLimits {
             window_batches: 16,
             batch_items_max: 4_096,
             batch_bytes_max: 4 * 1_024 * 1_024,
-            grace: Duration::from_secs(10),
+            grace: Duration::from_secs(5),
         }
     }
 }

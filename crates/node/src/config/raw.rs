@@ -199,7 +199,7 @@ sections! {
         flush_interval: Duration = ms(5), ms(0)..=secs(1);
         /// How long an edge's counts stay after its stream broke. Too low: a reconnecting edge makes
         /// its channels flap. Too high: an edge that is gone goes on counting.
-        edge_grace: Duration = secs(10), ms(0)..=minutes(10);
+        edge_grace: Duration = secs(5), ms(0)..=minutes(10);
         /// How long a client's counts stay after its connection broke; the contract's 15 s.
         client_grace: Duration = secs(15), ms(0)..=minutes(10);
         /// How long, at most, a broken session is kept while a newer one of its edge is telling its
