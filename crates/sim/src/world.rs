@@ -591,6 +591,7 @@ impl World {
             }
             Fault::Stop { node, .. }
             | Fault::SyncFails { node, .. }
+            | Fault::WriteFails { node, .. }
             | Fault::DiskFull { node, .. }
                 if !self.machines[*node].is_running() =>
             {
@@ -608,12 +609,18 @@ impl World {
                 self.fail_disk(*node, trouble, |faults| faults.syncs_left = Some(*after));
                 return;
             }
+            Fault::WriteFails { node, after } => {
+                self.fail_disk(*node, trouble, |faults| faults.writes_left = Some(*after));
+                return;
+            }
             Fault::DiskFull { node, room } => {
                 let files = self.nodes[*node].disk.files();
                 let used: u64 = files.values().map(|bytes| bytes.len() as u64).sum();
                 self.fail_disk(*node, trouble, |faults| faults.capacity = Some(used + room));
                 return;
             }
+            // One that is about to fail is not mended by being slow.
+            Fault::SlowDisk { node, .. } if self.nodes[*node].disk_fails => {}
             Fault::SlowDisk { node, sync } => {
                 self.nodes[*node].disk.set_faults(Faults {
                     sync_time: *sync,
@@ -727,6 +734,7 @@ impl World {
             Fault::Crash { .. }
             | Fault::Stop { .. }
             | Fault::SyncFails { .. }
+            | Fault::WriteFails { .. }
             | Fault::DiskFull { .. }
             | Fault::Resets { .. }
             | Fault::Clock { .. } => {}

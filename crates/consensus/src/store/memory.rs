@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use super::disk::{Disk, DiskFile, DiskLock};
 
+/// What the operating system says where a device fails.
+const EIO: i32 = 5;
+
 /// A [`Disk`] in memory. A clone is another handle to the same disk.
 ///
 /// It is a strict one: what was not synced is lost by [`crash`](Self::crash), names included.
@@ -31,11 +34,23 @@ struct Inner {
 pub struct Faults {
     /// This many syncs succeed, all later ones fail.
     pub syncs_left: Option<u64>,
+    /// This many writes succeed, and one fails with half of it done. Those after it succeed again,
+    /// so that whoever goes on after a failure is found out.
+    pub writes_left: Option<u64>,
     /// The files' total size in bytes beyond which writes fail. A write that does not fit is done
     /// in part, as far as there is room.
     pub capacity: Option<u64>,
     /// How long what is to be synced waits, in a store whose workers are tasks.
     pub sync_time: Duration,
+}
+
+impl Faults {
+    /// Counts a write; returns whether it is the one that fails.
+    fn fails_write(&mut self) -> bool {
+        let fails = self.writes_left == Some(0);
+        self.writes_left = self.writes_left.and_then(|left| left.checked_sub(1));
+        fails
+    }
 }
 
 #[derive(Debug, Default)]
@@ -258,8 +273,8 @@ impl DiskFile for MemoryFile {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let room = {
-            let inner = self.disk.lock_inner();
+        let (room, fails) = {
+            let mut inner = self.disk.lock_inner();
             let used = || {
                 inner
                     .names
@@ -267,21 +282,23 @@ impl DiskFile for MemoryFile {
                     .map(|file| content(file).now.len() as u64)
                     .sum()
             };
-            inner
-                .faults
-                .capacity
-                .map(|capacity| capacity.saturating_sub(used()))
+            let capacity = inner.faults.capacity;
+            let room = capacity.map(|capacity| capacity.saturating_sub(used()));
+            (room, inner.faults.fails_write())
         };
         let mut file = content(&self.file);
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
         let growth = (offset + bytes.len()).saturating_sub(file.now.len());
         let missing = room.map_or(0, |room| growth.saturating_sub(room as usize));
-        let written = bytes.len() - missing;
+        let fits = bytes.len() - missing;
+        let written = if fails { fits / 2 } else { fits };
         let end = (offset + written).max(file.now.len());
         file.now.resize(end, 0);
         file.now[offset..offset + written].copy_from_slice(&bytes[..written]);
         file.agree = file.agree.min(offset);
-        if missing > 0 {
+        if fails {
+            Err(io::Error::from_raw_os_error(EIO))
+        } else if missing > 0 {
             Err(io::ErrorKind::StorageFull.into())
         } else {
             Ok(())

@@ -1,4 +1,6 @@
-//! Crashes, torn writes, failing syncs and full disks.
+//! Crashes, torn writes, failing syncs and writes, and full disks.
+
+use std::collections::BTreeSet;
 
 use super::memory::Faults;
 use super::*;
@@ -80,43 +82,46 @@ async fn a_torn_end_may_also_hold_anything() {
     }
 }
 
-#[tokio::test]
-async fn nothing_acknowledged_is_lost_whichever_sync_fails() {
-    let mut failures = 0;
-    for syncs in 0..60 {
-        let disk = MemoryDisk::new();
-        disk.set_faults(Faults {
-            syncs_left: Some(syncs),
-            ..Faults::default()
-        });
-        let Ok(store) = try_start(&disk, small()) else {
-            start(&disk.crash(|_, _| 0), small());
-            start(&disk.crash(|_, bytes| bytes), small());
-            continue;
-        };
-        let fatal = store.fatal();
-        let told = Told::default();
-        let mut voted = 0;
-        let mut snapshot = None;
+/// What a store said of everything that it was asked to write until it was closed.
+#[derive(Default)]
+struct Life {
+    told: Told,
+    voted: u64,
+    snapshot: Option<u64>,
+    /// Why it failed, if it did.
+    failure: Option<Arc<str>>,
+}
+
+impl Life {
+    const STEPS: u64 = 29;
+
+    /// Writes whatever a store can write, over and over, and closes it.
+    async fn of(store: &Store) -> Self {
+        let mut life = Self::default();
+        let (told, journal) = (&life.told, store.journal());
         let mut failed = false;
-        for step in 1..30 {
-            // Each entry of group 1 is awaited by the vote behind it, that of group 2 is not.
-            let entry = records(step..step + 1);
-            let appended = store.append(1, entry.clone(), told.done(step)).await;
+        for step in 1..=Self::STEPS {
+            // Each entry of group 1 is awaited by the vote behind it, those of group 2 are not.
+            let appended = store.append(1, vec![record(step)], told.done(step)).await;
             failed |= appended.is_err();
-            failed |= store.append(2, entry, told.done(100 + step)).await.is_err();
+            let two = records(2 * step - 1..2 * step + 1);
+            failed |= store.append(2, two, told.done(100 + step)).await.is_err();
             match store.save_vote(1, bytes(format!("{step}"))).await {
-                Ok(()) => voted = step,
+                Ok(()) => {
+                    assert!(!failed, "vote {step} was acknowledged after a failure");
+                    life.voted = step;
+                }
                 Err(_) => failed = true,
             }
+            failed |= journal.append(2, step, step, event(step)).is_err();
             if step % 5 == 0 {
-                drop(store.journal().append(1, step, step, bytes("event")));
+                failed |= journal.append(1, step, step, bytes("event")).is_err();
                 let (meta, keep) = (bytes(format!("{step}")), JournalStep::Keep { shard: 1 });
                 match store
                     .write_snapshot(1, meta, keep, vec![bytes("state")])
                     .await
                 {
-                    Ok(()) => snapshot = Some(step),
+                    Ok(()) => life.snapshot = Some(step),
                     Err(_) => failed = true,
                 }
                 failed |= store.purge(1, mark(step - 3)).await.is_err();
@@ -126,65 +131,165 @@ async fn nothing_acknowledged_is_lost_whichever_sync_fails() {
                 "step {step} was not told"
             );
         }
-        assert_eq!(failed, fatal.borrow().is_some(), "{:?}", fatal.borrow());
-        if failed {
-            failures += 1;
-            let reason = fatal.borrow().clone().unwrap();
-            assert!(reason.contains("injected sync error"), "{reason}");
-            assert!(matches!(
-                append(&store, 3, 1..2).await,
-                Err(StoreError::Poisoned { .. })
-            ));
-            assert!(matches!(
-                store.close().await,
-                Err(StoreError::Poisoned { .. })
-            ));
-            let (told_all, sent) = (told.0.lock().unwrap().len(), 58);
-            assert_eq!(told_all, sent, "every callback is called");
+        failed |= store.close().await.is_err();
+        life.failure = store.fatal().borrow().clone();
+        assert_eq!(failed, life.failure.is_some(), "{:?}", life.failure);
+        let told_all = life.told.0.lock().unwrap().len() as u64;
+        assert_eq!(told_all, 2 * Self::STEPS, "every callback is called");
+        life
+    }
+
+    /// Checks that what was acknowledged is there, and that nothing is there in part.
+    fn check(&self, store: &Store, case: &str) {
+        let acknowledged = self.told.durable();
+        let (ones, twos): (Vec<_>, Vec<_>) = acknowledged.iter().partition(|n| **n < 100);
+        let ones = ones.last().copied().unwrap_or(0);
+        let twos = twos.last().map_or(0, |number| 2 * (number - 100));
+        for (group, least) in [(1, ones), (2, twos)] {
+            let range = store.log_range(group);
+            let index = |mark: Option<Mark>| mark.map_or(0, |mark| mark.index);
+            let (purged, last) = (index(range.purged), index(range.last));
+            assert!(
+                last >= least,
+                "{case}: entry {least} of {group} is lost, {last} is the last"
+            );
+            let entries = store.entries(group, 0..u64::MAX, usize::MAX);
+            assert_eq!(entries, records(purged + 1..last + 1), "{case}");
+            assert!(group == 1 || last % 2 == 0, "{case}: half of an append");
         }
-        let acknowledged = told.durable();
-        for kept in [0, 17, usize::MAX] {
-            let store = start(&disk.crash(|_, bytes| bytes.min(kept)), small());
-            let holds = |group: u64, index: u64| {
-                let purged = store.log_range(group).purged.map_or(0, |mark| mark.index);
-                index <= purged || store.entries(group, index..index + 1, 9) == [record(index)]
-            };
-            for number in &acknowledged {
-                let (group, index) = if *number > 100 {
-                    (2, number - 100)
-                } else {
-                    (1, *number)
-                };
-                assert!(
-                    holds(group, index),
-                    "{syncs} syncs: entry {index} of {group} is lost"
-                );
-            }
-            let vote = store
-                .vote(1)
-                .map_or(0, |v| std::str::from_utf8(&v).unwrap().parse().unwrap());
+        let number = |bytes: &Bytes| std::str::from_utf8(bytes).unwrap().parse::<u64>().unwrap();
+        let (vote, voted) = (store.vote(1).map_or(0, |vote| number(&vote)), self.voted);
+        assert!(vote >= voted, "{case}: vote {voted} is lost, {vote} found");
+        let found = store.snapshot(1);
+        let at = found.as_ref().map(|found| number(found.meta()));
+        assert!(
+            at >= self.snapshot,
+            "{case}: snapshot {:?} is lost, {at:?} found",
+            self.snapshot
+        );
+        let journal = |shard| store.journal().read(shard, None, 99, 9999).unwrap().items;
+        if let (Some(found), Some(at)) = (found, at) {
+            assert_eq!(found.chunk(0).unwrap(), bytes("state"), "{case}");
+            let kept: Vec<u64> = journal(1).iter().map(|item| item.index).collect();
+            let expected: Vec<u64> = (1..=at / 5).map(|n| n * 5).collect();
             assert!(
-                vote >= voted,
-                "{syncs} syncs: vote {voted} is lost, {vote} found"
+                kept.starts_with(&expected),
+                "{case}: journal {kept:?} with snapshot {at}"
             );
-            let found = store.snapshot(1).map(|s| s.meta().clone());
-            let found = found.map(|m| std::str::from_utf8(&m).unwrap().parse::<u64>().unwrap());
-            assert!(
-                found >= snapshot,
-                "{syncs} syncs: snapshot {snapshot:?} is lost, {found:?} found"
-            );
-            if let Some(found) = found {
-                let kept = store.journal().read(1, None, 99, 9999).unwrap().items;
-                let kept: Vec<u64> = kept.iter().map(|item| item.index).collect();
-                let expected: Vec<u64> = (1..=found / 5).map(|n| n * 5).collect();
-                assert!(
-                    kept.starts_with(&expected),
-                    "journal {kept:?} with snapshot {found}"
-                );
+        }
+        for (item, index) in journal(2).into_iter().zip(1..) {
+            assert_eq!((item.index, item.payload), (index, event(index)), "{case}");
+        }
+    }
+}
+
+/// What an entry has in a journal: enough to be written at once.
+fn event(index: u64) -> Bytes {
+    bytes(format!("{index:080}"))
+}
+
+/// Lives on a disk that fails, and looks at what is left after a loss of power and where only the
+/// process ended. Returns why the store failed, if it did.
+async fn fails_with(faults: Faults) -> Option<String> {
+    let disk = MemoryDisk::new();
+    disk.set_faults(faults);
+    let (life, failure) = match try_start(&disk, small()) {
+        Ok(store) => {
+            let life = Life::of(&store).await;
+            let failure = life.failure.as_ref().map(ToString::to_string);
+            if failure.is_some() {
+                assert!(matches!(
+                    append(&store, 3, 1..2).await,
+                    Err(StoreError::Poisoned { .. })
+                ));
             }
+            (life, failure)
+        }
+        Err(error) => (Life::default(), Some(error.to_string())),
+    };
+    disk.set_faults(Faults::default());
+    let crashed = |kept: usize| disk.crash(|_, bytes| bytes.min(kept));
+    for left in [crashed(0), crashed(17), crashed(usize::MAX), disk.clone()] {
+        let case = format!("{faults:?}");
+        let store = start(&left, small());
+        life.check(&store, &case);
+        // And it goes on from there, also after another crash.
+        append(&store, 3, 1..2).await.unwrap();
+        let store = start(&left.crash(|_, _| 0), small());
+        life.check(&store, &case);
+        assert_eq!(store.entries(3, 0..9, usize::MAX), records(1..2), "{case}");
+    }
+    failure
+}
+
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_whichever_sync_fails() {
+    let mut failures = 0;
+    for syncs in 0..60 {
+        let faults = Faults {
+            syncs_left: Some(syncs),
+            ..Faults::default()
+        };
+        if let Some(reason) = fails_with(faults).await {
+            failures += 1;
+            assert!(reason.contains("injected sync error"), "{reason}");
         }
     }
     assert!(failures > 40, "only {failures} of the runs failed");
+}
+
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_whichever_write_fails() {
+    let mut failures = 0;
+    let mut failed = BTreeSet::new();
+    loop {
+        let faults = Faults {
+            writes_left: Some(failures),
+            ..Faults::default()
+        };
+        // Until a run has fewer writes.
+        let Some(reason) = fails_with(faults).await else {
+            break;
+        };
+        failures += 1;
+        let what = reason.strip_suffix(": Input/output error (os error 5)");
+        failed.insert(what.expect(&reason).to_owned());
+    }
+    assert!(failures > 100, "only {failures} of the runs failed");
+    let all = [
+        "cannot create log/000000000001.log",
+        "cannot write a journal",
+        "cannot write a snapshot",
+        "cannot write floor",
+        "cannot write the log",
+    ];
+    assert_eq!(failed.into_iter().collect::<Vec<_>>(), all);
+}
+
+#[tokio::test]
+async fn a_write_that_fails_while_the_store_is_opened_is_named_and_loses_nothing() {
+    let (disk, acknowledged) = with_a_frame_in_doubt().await;
+    let mut named = Vec::new();
+    loop {
+        let left = disk.crash(|_, bytes| bytes / 2);
+        left.set_faults(Faults {
+            writes_left: Some(named.len() as u64),
+            ..Faults::default()
+        });
+        let Err(error) = try_start(&left, small()) else {
+            break;
+        };
+        let OpenError::Io { action, file, .. } = &error else {
+            panic!("{error}")
+        };
+        named.push(format!("{action} {}", file.display()));
+        for left in [left.crash(|_, _| 0), left.crash(|_, bytes| bytes), left] {
+            assert_eq!(dump(&start(&left, small())), acknowledged, "{error}");
+        }
+    }
+    let mut paths = disk.files().into_keys();
+    let newest = paths.rfind(|path| path.starts_with(log::DIR)).unwrap();
+    assert_eq!(named, [format!("write {newest}"), "write floor".to_owned()]);
 }
 
 #[tokio::test]
