@@ -22,6 +22,7 @@ mod founding;
 mod gateway;
 mod listening;
 mod node;
+mod paths;
 mod reading;
 mod relay;
 mod reporter;

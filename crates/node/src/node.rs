@@ -46,6 +46,7 @@ use crate::following::{Feeds, Following};
 use crate::founding::{self, Membership};
 use crate::gateway::{GatewayHandle, GatewayTask};
 use crate::listening::{Listening, Terms};
+use crate::paths::Paths;
 use crate::reading::{Elsewhere, Here, Past, PastHere, holders};
 use crate::relay::{RelayHandle, RelayTask};
 use crate::reporter;
@@ -916,6 +917,9 @@ impl Boot {
                     self.progress.shards.clone(),
                 ),
                 renewed,
+                clock: self.clock.clone(),
+                paths: Paths::default(),
+                led_by: None,
             }
             .run(),
         );

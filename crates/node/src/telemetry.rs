@@ -87,13 +87,16 @@ metric! {
         "Connections turned away or cut off, by listener and reason";
     Gauge placement_nodes:
         "Members by standing (live, suspect or dead), at the control group's leader";
+    Counter placement_renewals_taken_on_total:
+        "Renewals of leases taken on to the control group's leader for nodes that do not reach it";
     Counter placement_leader_moves_total:
         "Shards and groups given another leader, by reason, at the control group's leader";
     Counter node_tasks_failed_total: "Tasks that ended unexpectedly, by task";
 }
 
 /// Counters without labels that should stay 0.
-const LOSSES: [Counter; 8] = [
+const LOSSES: [Counter; 9] = [
+    placement_renewals_taken_on_total,
     region_adoptions_capped_total,
     gossip_batches_resent_total,
     gossip_transitions_dropped_total,
@@ -306,6 +309,11 @@ impl Lives {
 /// Counts a group that is to have another leader.
 pub fn leader_moved(reason: MoveReason) {
     metrics::counter!(placement_leader_moves_total.0, "reason" => reason.as_str()).increment(1);
+}
+
+/// Counts a renewal of another node's lease that is taken on to the leader.
+pub fn renewal_taken_on() {
+    placement_renewals_taken_on_total.count(1);
 }
 
 /// Counts a command that a coordinator could not queue.

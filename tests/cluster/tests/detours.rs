@@ -74,6 +74,56 @@ fn what_cannot_go_straight_to_the_coordinator_goes_through_a_third() {
     });
 }
 
+/// Renewals that are taken on before the story ends: those of several leases.
+const RENEWALS: usize = 20;
+
+#[test]
+fn a_lease_is_renewed_through_a_third() {
+    story(async |_| {
+        let cluster = Cluster::start(&REGIONS).await;
+        let watchers = watch_everywhere(&cluster).await;
+        let leader = cluster.control_leader().await;
+        let (here, third) = ((leader + 1) % 3, (leader + 2) % 3);
+        let mut edge = Edge::start(&cluster, "edge", &[here]);
+        edge.attach("c0", "room").await;
+        agree_on_counts(&cluster, &[&edge]).await;
+
+        cluster.cut(here, Some(leader));
+        let metric = "placement_renewals_taken_on_total";
+        let before = said(&cluster, metric).await.expect("the metric is there");
+        wait_until("several leases are over", async || {
+            let taken_on = said(&cluster, metric).await? - before;
+            (taken_on >= RENEWALS)
+                .then_some(())
+                .ok_or_else(|| format!("{taken_on} renewals were taken on"))
+        })
+        .await;
+        let status = cluster.status(third).await.expect("it answers");
+        let lives = status
+            .nodes
+            .iter()
+            .map(|node| (node.incarnation, &node.state));
+        let lives: Vec<_> = lives.collect();
+        assert!(
+            lives.iter().all(|life| *life == (1, &"live".to_owned())),
+            "nobody was declared dead: {lives:?}"
+        );
+
+        cluster.cut(here, None);
+        agree_on_counts(&cluster, &[&edge]).await;
+        let histories = settle(&cluster, &watchers).await;
+        for history in histories {
+            let told = history.story("room");
+            assert_eq!(
+                told.len(),
+                2,
+                "it was active and opened, and no more: {told:?}"
+            );
+        }
+        cluster.end().await;
+    });
+}
+
 /// Channels that are told while a way is cut; more than what nodes tell each other without a cause.
 const ROOMS: usize = 100;
 

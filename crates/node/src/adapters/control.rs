@@ -13,13 +13,14 @@ use headcount_model::control::{
 use headcount_model::{Era, Incarnation, NodeId};
 use headcount_placement::{Control, RenewError};
 use headcount_rpc::control::{
-    ControlPort, JoinAsk, JoinReply, MemberAt, PortError, RenewReply, ShardsTraffic, Standings,
+    CallError, ControlPort, JoinAsk, JoinReply, MemberAt, PortError, RenewReply, Renewal, Standings,
 };
 use tokio::sync::watch;
 
 use crate::control::keeper::Keeper;
 use crate::control::{ControlError, ControlHandle};
 use crate::shards::Shards;
+use crate::telemetry;
 
 /// How long this node's own replica may take to show a member that has just joined.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,6 +49,21 @@ impl NodeControl {
             Err(ControlError::Refused(refusal)) => Err(PortError::Refused(refusal.to_string())),
             Err(error) => Err(PortError::Unavailable(error.to_string())),
         }
+    }
+
+    /// Takes a renewal on to the control group's leader, for a node that does not reach it.
+    async fn take_on(&self, renewal: Renewal) -> Result<RenewReply, PortError> {
+        let leader = self.handle.leader().ok_or_else(elsewhere)?;
+        let renewal = Renewal {
+            take_on: false,
+            ..renewal
+        };
+        telemetry::renewal_taken_on();
+        let renewed = self.handle.client().renew(leader, &renewal).await;
+        renewed.map_err(|error| match error {
+            CallError::Unavailable { reason } => PortError::Unavailable(reason),
+            CallError::Refused { reason } => PortError::Refused(reason),
+        })
     }
 
     async fn admit(&self, ask: JoinAsk) -> Result<JoinReply, PortError> {
@@ -142,6 +158,10 @@ fn check_replaced(control: &Control, old: NodeId, new: &NewNode) -> Result<(), P
     Ok(())
 }
 
+fn elsewhere() -> PortError {
+    PortError::Unavailable("this node does not keep the leases".to_owned())
+}
+
 impl ControlPort for NodeControl {
     fn join(&self, ask: JoinAsk) -> BoxFuture<'_, Result<JoinReply, PortError>> {
         self.admit(ask).boxed()
@@ -155,25 +175,24 @@ impl ControlPort for NodeControl {
         .boxed()
     }
 
-    fn renew(
-        &self,
-        node: NodeId,
-        incarnation: Incarnation,
-        traffic: ShardsTraffic,
-    ) -> Result<RenewReply, PortError> {
-        let control = self.control.borrow().clone();
-        let renewed = self.keeper.renew(&control, node, incarnation, &traffic);
-        let elsewhere = || PortError::Unavailable("this node does not keep the leases".to_owned());
-        match renewed.ok_or_else(elsewhere)? {
-            Ok(lease) => Ok(RenewReply::Renewed { lease }),
-            Err(RenewError::Ended { current, .. }) => Ok(RenewReply::Ended { current }),
-            Err(error @ RenewError::NotAMember(_)) => Err(PortError::Refused(error.to_string())),
+    fn renew(&self, renewal: Renewal) -> BoxFuture<'_, Result<RenewReply, PortError>> {
+        async move {
+            let control = self.control.borrow().clone();
+            match self.keeper.renew(&control, &renewal) {
+                Some(Ok(lease)) => Ok(RenewReply::Renewed { lease }),
+                Some(Err(RenewError::Ended { current, .. })) => Ok(RenewReply::Ended { current }),
+                Some(Err(error @ RenewError::NotAMember(_))) => {
+                    Err(PortError::Refused(error.to_string()))
+                }
+                None if renewal.take_on => self.take_on(renewal).await,
+                None => Err(elsewhere()),
+            }
         }
+        .boxed()
     }
 
     fn standings(&self) -> Result<Standings, PortError> {
         let control = self.control.borrow().clone();
-        let elsewhere = || PortError::Unavailable("this node does not keep the leases".to_owned());
         self.keeper.standings(&control).ok_or_else(elsewhere)
     }
 

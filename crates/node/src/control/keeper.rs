@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use headcount_consensus::{Epoch, Group, Role};
-use headcount_model::{Incarnation, NodeId};
 use headcount_placement::{
     Control, ControlCommand, GroupId, LeaseConfig, Leases, NodeState, PlanOptions, RenewError,
     Traffic, TrafficConfig, plan,
 };
-use headcount_rpc::control::{ShardsTraffic, Standings};
+use headcount_rpc::control::{Renewal, Standings};
 use tokio::sync::watch;
 
 use super::ControlHandle;
@@ -64,14 +63,18 @@ impl Keeper {
     pub(crate) fn renew(
         &self,
         control: &Control,
-        node: NodeId,
-        incarnation: Incarnation,
-        traffic: &ShardsTraffic,
+        renewal: &Renewal,
     ) -> Option<Result<Duration, RenewError>> {
         let now = self.clock.monotonic();
+        let Renewal {
+            node,
+            incarnation,
+            traffic,
+            ..
+        } = renewal;
         self.with(|kept| {
             let kept = kept.as_mut()?;
-            let renewed = kept.leases.renew(now, control, node, incarnation);
+            let renewed = kept.leases.renew(now, control, *node, *incarnation);
             if renewed.is_ok() {
                 let known = |shard| control.group(GroupId::Shard(shard)).is_some();
                 for (shard, items) in traffic.iter().filter(|(shard, _)| known(**shard)) {

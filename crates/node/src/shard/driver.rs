@@ -18,13 +18,13 @@ use tokio::sync::{mpsc, watch};
 
 use super::followers::{Follow, Followers};
 use super::owning::{Duty, Owning, early_event, transition_of};
-use super::paths::{Paths, Way};
 use super::proposer::Proposer;
 use super::replica::{AppliedItem, Replica};
 use super::taken_on::TakenOn;
 use super::told::Told;
 use crate::clock::Clock;
 use crate::gateway::GatewayHandle;
+use crate::paths::{Paths, Way};
 use crate::relay::{RelayHandle, RelayMail};
 use crate::telemetry;
 

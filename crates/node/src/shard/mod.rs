@@ -9,7 +9,6 @@ mod followers;
 mod knowledge;
 mod machine;
 mod owning;
-mod paths;
 mod proposer;
 mod replica;
 mod taken_on;

@@ -14,7 +14,7 @@ use headcount_wire::{decode_control_reply, encode_control_command};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use super::ports::{JoinReply, MemberAt, RenewReply, ShardsTraffic, Standings};
+use super::ports::{JoinReply, MemberAt, RenewReply, Renewal, Standings};
 use super::words::{put_traffic, take_standings};
 use crate::peers::Network;
 
@@ -97,23 +97,17 @@ impl ControlClient {
         decode_control_reply(&reply).map_err(|error| odd(&error.to_string()))
     }
 
-    /// Renews a lease with the node, which must lead the control group, and tells it the traffic of
-    /// the shards that are coordinated here.
+    /// Renews a lease with the node, which must lead the control group, or take the renewal on.
     ///
     /// # Errors
-    /// [`CallError`] if it does not, or cannot be reached.
-    pub async fn renew(
-        &self,
-        to: NodeId,
-        node: NodeId,
-        incarnation: Incarnation,
-        traffic: &ShardsTraffic,
-    ) -> Result<RenewReply, CallError> {
+    /// [`CallError`] if it does not, or if it or the leader cannot be reached.
+    pub async fn renew(&self, to: NodeId, renewal: &Renewal) -> Result<RenewReply, CallError> {
         let (mut client, delay) = self.to(to)?;
         let request = proto::RenewRequest {
-            node: node.0,
-            incarnation: incarnation.0,
-            traffic: put_traffic(traffic),
+            node: renewal.node.0,
+            incarnation: renewal.incarnation.0,
+            traffic: put_traffic(&renewal.traffic),
+            take_on: renewal.take_on,
         };
         let request = self.network.signed(request);
         let calling = client.renew(request);

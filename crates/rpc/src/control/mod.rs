@@ -10,6 +10,7 @@ mod words;
 
 pub use client::{CallError, ControlClient, join};
 pub use ports::{
-    ControlPort, JoinAsk, JoinReply, MemberAt, PortError, RenewReply, ShardsTraffic, Standings,
+    ControlPort, JoinAsk, JoinReply, MemberAt, PortError, RenewReply, Renewal, ShardsTraffic,
+    Standings,
 };
 pub use server::{ControlService, service};

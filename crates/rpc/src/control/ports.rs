@@ -46,6 +46,19 @@ pub struct MemberAt {
     pub peer: String,
 }
 
+/// A node asks for its lease to run on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// The node.
+    pub node: NodeId,
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// What was applied in the shards that it coordinates since it last told.
+    pub traffic: ShardsTraffic,
+    /// Whether somebody who does not lead the control group takes it on to the node that does.
+    pub take_on: bool,
+}
+
 /// What became of a renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RenewReply {
@@ -93,16 +106,9 @@ pub trait ControlPort: Send + Sync + 'static {
     fn propose(&self, command: ControlCommand) -> BoxFuture<'_, Result<ControlReply, PortError>>;
 
     /// Renews a lease as the control group's leader, and takes note of the traffic of the shards
-    /// that the node coordinates.
-    ///
-    /// # Errors
-    /// [`PortError`] if it does not lead, or the node is no member.
-    fn renew(
-        &self,
-        node: NodeId,
-        incarnation: Incarnation,
-        traffic: ShardsTraffic,
-    ) -> Result<RenewReply, PortError>;
+    /// that the node coordinates. If it does not lead, the leader is asked, provided that the
+    /// renewal may be taken on.
+    fn renew(&self, renewal: Renewal) -> BoxFuture<'_, Result<RenewReply, PortError>>;
 
     /// Returns what it knows as the control group's leader.
     ///

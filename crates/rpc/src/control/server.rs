@@ -12,7 +12,7 @@ use headcount_wire::proto::control::v1::control_server::{Control, ControlServer}
 use headcount_wire::{decode_control_command, encode_control_reply};
 use tonic::{Request, Response, Status};
 
-use super::ports::{ControlPort, JoinAsk, PortError, RenewReply};
+use super::ports::{ControlPort, JoinAsk, PortError, RenewReply, Renewal};
 use super::words::{put_standings, take_traffic};
 use crate::peers::Network;
 
@@ -133,12 +133,15 @@ impl Control for ControlService {
             node,
             incarnation,
             traffic,
+            take_on,
         } = request.into_inner();
-        let traffic = take_traffic(traffic).map_err(Status::invalid_argument)?;
-        let renewed = self
-            .port
-            .renew(NodeId(node), Incarnation(incarnation), traffic)
-            .map_err(status)?;
+        let renewal = Renewal {
+            node: NodeId(node),
+            incarnation: Incarnation(incarnation),
+            traffic: take_traffic(traffic).map_err(Status::invalid_argument)?,
+            take_on,
+        };
+        let renewed = self.port.renew(renewal).await.map_err(status)?;
         Ok(Response::new(match renewed {
             RenewReply::Renewed { lease } => proto::RenewResponse {
                 renewed: true,

@@ -103,6 +103,7 @@ impl<T> Outlet<T> {
         self.queue.max_capacity() - self.queue.capacity()
     }
 
+    #[cfg(test)]
     pub(crate) fn is_connected(&self) -> bool {
         self.connected.load(Ordering::Relaxed)
     }

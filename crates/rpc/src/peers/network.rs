@@ -379,11 +379,11 @@ impl Network {
         Ok(node)
     }
 
-    /// Returns whether the streams of raft and of counts to a node are open, as far as is known.
+    /// Returns whether counts are exchanged with a node in both directions, as far as is known: that
+    /// way it is heard, and can be asked.
     #[must_use]
     pub fn is_connected(&self, to: NodeId) -> bool {
-        self.link(to)
-            .is_ok_and(|link| link.raft.is_connected() && link.gossip.is_connected())
+        self.0.gossip_ways.borrow().opening(to).is_some()
     }
 
     /// Returns how many items wait for all peers together, by stream.

@@ -1,8 +1,9 @@
-//! Which way an owner's commands take to the coordinator (R18).
+//! Which way something takes to a group's leader (R18): an owner's commands to the coordinator, the
+//! renewal of a lease to the control group's.
 //!
 //! Usually straight there. What is not acknowledged in time is sent again, and then another way: to
-//! another replica, which takes it on to the coordinator. Two nodes that do not reach each other
-//! are not cut off, as long as there is a third that both reach.
+//! another replica, which takes it on to the leader. Two nodes that do not reach each other are not
+//! cut off, as long as there is a third that both reach.
 
 use std::time::Duration;
 
@@ -12,18 +13,18 @@ use headcount_model::{Monotonic, NodeId};
 /// only must not cost a hop for ever.
 const DETOUR: Duration = Duration::from_secs(30);
 
-/// A way to the coordinator.
+/// A way to the leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
-    /// It is sent to the coordinator.
+pub(crate) enum Way {
+    /// It is sent to the leader.
     Straight(NodeId),
     /// It is sent to another replica, to be taken on.
     Through(NodeId),
 }
 
-/// The ways of one owner.
+/// The ways to one group's leader.
 #[derive(Debug, Default)]
-pub(super) struct Paths {
+pub(crate) struct Paths {
     /// How many ways were given up since the straight one.
     given_up: usize,
     /// Since when the present way is taken.
@@ -31,8 +32,8 @@ pub(super) struct Paths {
 }
 
 impl Paths {
-    /// Begins anew with the straight way: the coordinator is another one.
-    pub(super) fn reset(&mut self, now: Monotonic) {
+    /// Begins anew with the straight way: the leader is another one.
+    pub(crate) fn reset(&mut self, now: Monotonic) {
         *self = Self {
             given_up: 0,
             since: now,
@@ -40,7 +41,7 @@ impl Paths {
     }
 
     /// Gives the present way up if it was taken for `patience`: something was not acknowledged.
-    pub(super) fn unacknowledged(&mut self, now: Monotonic, patience: Duration) {
+    pub(crate) fn unacknowledged(&mut self, now: Monotonic, patience: Duration) {
         if now >= self.since.after(patience) {
             self.given_up += 1;
             self.since = now;
@@ -48,7 +49,7 @@ impl Paths {
     }
 
     /// Returns the way to take to `leader`, with the `others` of its replicas that live elsewhere.
-    pub(super) fn choose(
+    pub(crate) fn choose(
         &mut self,
         now: Monotonic,
         leader: Option<NodeId>,
