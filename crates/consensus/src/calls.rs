@@ -82,7 +82,7 @@ mod tests {
 
     fn accepted() -> Body {
         let result = Some(append_reply::Result::Accepted(Accepted {}));
-        Body::AppendReply(AppendReply { result })
+        Body::AppendReply(AppendReply { result, moment: 0 })
     }
 
     fn calls() -> Arc<Calls> {

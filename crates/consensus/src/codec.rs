@@ -264,6 +264,8 @@ pub(crate) fn append_to_proto(request: &AppendEntriesRequest<Types>) -> wire::Ap
         previous: request.prev_log_id.as_ref().map(log_id_to_proto),
         committed: request.leader_commit.as_ref().map(log_id_to_proto),
         entries: request.entries.iter().map(entry_to_proto).collect(),
+        // Whoever carries it knows.
+        freshness: None,
     }
 }
 
@@ -296,6 +298,8 @@ pub(crate) fn append_reply_to_proto(response: &AppendEntriesResponse<Types>) -> 
     };
     wire::AppendReply {
         result: Some(result),
+        // Whoever carries it knows.
+        moment: 0,
     }
 }
 

@@ -34,7 +34,7 @@ impl Running {
     }
 
     /// Reads lines until one is as wanted.
-    fn wait_line(&mut self, why: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    fn wait_line(&mut self, why: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
         for line in self.lines.by_ref() {
             let line: Value = serde_json::from_str(&line.expect("text")).expect("JSON");
             if wanted(&line) {
@@ -82,7 +82,8 @@ fn wait_status(admin: &str, why: &str, wanted: impl Fn(&Value) -> bool) -> Value
 
 const TOKEN: &str = "0123456789abcdef";
 
-/// Runs a node in a directory of its own, on ports of the system's choice.
+/// Runs a node in a directory of its own, on ports of the system's choice. What the command sets
+/// itself has the last word.
 fn serve(command: &[&str], directory: &Path, region: &str) -> Running {
     let settings = [
         format!("node.region={region}"),
@@ -93,10 +94,12 @@ fn serve(command: &[&str], directory: &Path, region: &str) -> Running {
     ];
     let listeners =
         ["client", "reporter", "peer", "admin"].map(|name| format!("listen.{name}=127.0.0.1:0"));
-    let mut arguments = command.to_vec();
+    let (name, rest) = command.split_first().expect("a command has a name");
+    let mut arguments = vec![*name];
     for setting in settings.iter().chain(&listeners) {
         arguments.extend(["--set", setting]);
     }
+    arguments.extend(rest);
     Running::start(&arguments)
 }
 
@@ -209,20 +212,165 @@ fn a_lost_disk_is_replaced_and_nodes_are_drained_and_removed_by_command() {
     assert_eq!(status["regions"][0]["leaders"], 1, "{status}");
 }
 
+/// Whom the nodes of a test serve, as a configuration file.
+const APPS: &str = r#"
+[[app]]
+id = "dev"
+
+[[app.key]]
+id = "root"
+secret = "root-secret"
+capability = { "[*]*" = ["*"] }
+"#;
+
+#[test]
+fn a_region_is_drained_taken_back_and_removed_by_command_and_others_notice_nothing() {
+    let home = tempfile::tempdir().expect("a directory");
+    let apps = home.path().join("apps.toml");
+    std::fs::write(&apps, APPS).expect("the directory can be written");
+    let apps = apps.to_str().expect("text");
+    let more = ["--config", apps, "--set", "cluster.shards=16"];
+    let run = |command: &[&str], name: &str, region: &str| {
+        let directory = home.path().join(name);
+        serve(&[command, &more].concat(), &directory, region)
+    };
+    let mut first = run(&["serve", "--init"], "first", "a");
+    let started = first.wait_event("started");
+    let url = |of: &Value, listener: &str| {
+        format!("http://{}", of[listener].as_str().expect("an address"))
+    };
+    let (admin, reporter) = (url(&started, "admin"), url(&started, "reporter"));
+    let peer = started["peer"].as_str().expect("an address");
+    let mut nodes = Vec::new();
+    for (name, region) in [("second", "b"), ("third", "x"), ("fourth", "x")] {
+        let mut node = run(&["join", peer], name, region);
+        nodes.push((node.wait_event("started"), node));
+    }
+    let in_region = |status: &Value, fact: &str| -> Vec<Value> {
+        let nodes = status["nodes"].as_array().into_iter().flatten();
+        let theirs = nodes.filter(|node| node["region"] == "x");
+        theirs.map(|node| node[fact].clone()).collect()
+    };
+    let takes_part = |status: &Value| {
+        let held = in_region(status, "held");
+        let all = held.len() == 2 && held.iter().all(|held| held.as_u64() > Some(0));
+        all && status["plan_pending"] == 0
+    };
+    let status = wait_status(&admin, "all take part", takes_part);
+    let ids = in_region(&status, "id");
+
+    // Somebody is attached in each other region, and somebody watches.
+    let server = url(&nodes[0].0, "client");
+    let ask = ["--server", &server, "--key", ROOT];
+    let mut tail = Running::start(&[&["events", "tail"], &ask[..]].concat());
+    let attach = |reporter: &str, prefix: &str| {
+        let load = ["load", "--channels", "1", "--edges", "1", "--rate", "0"];
+        let few = ["--connections", "5", "--burst-every", "0"];
+        let whom = ["--reporter", reporter, "--prefix", prefix, "--key", ROOT];
+        let mut load = Running::start(&[&load[..], &few, &whom].concat());
+        load.wait_line("all five", |progress| progress["connections"] == 5);
+        load
+    };
+    let mut told = Vec::new();
+    let mut until_opened = |channel: &str| {
+        tail.wait_line(channel, |event| {
+            told.push(event.clone());
+            event["name"] == "channel.opened" && event["data"]["channelId"] == channel
+        });
+    };
+    let here = attach(&reporter, "here:");
+    until_opened("here:0");
+    let there = attach(&url(&nodes[0].0, "reporter"), "there:");
+    until_opened("there:0");
+
+    // Emptied, which is shown, and taken back.
+    let operate = |command: &[&str]| {
+        let flags = ["--region", "x", "--admin", &admin, "--token", TOKEN];
+        told_until_ended(&[&["cluster"], command, &flags].concat())
+    };
+    let operate_and_wait = |command: &str| {
+        let (code, told, why) = operate(&[command, "--wait", "--timeout", "60s"]);
+        assert_eq!(code, Some(0), "{why}");
+        let done = told.iter().filter(|line| line["done"] == true);
+        let done: Vec<_> = done.map(|line| line["node"].clone()).collect();
+        assert_eq!(done, ids, "{told:?}");
+        let progress = told.iter().filter(|line| line["left"].is_u64());
+        let progress: Vec<Value> = progress.cloned().collect();
+        let last = progress.last().expect("progress is told");
+        assert_eq!(
+            (&last["left"], &last["percent"]),
+            (&0.into(), &100.into()),
+            "{told:?}"
+        );
+        progress
+    };
+    let progress = operate_and_wait("drain");
+    assert!(progress[0]["total"].as_u64() > Some(0), "{progress:?}");
+    wait_status(&admin, "nothing is there", |status| {
+        in_region(status, "held") == [0, 0] && in_region(status, "leaders") == [0, 0]
+    });
+    let (code, told_last, why) = operate(&["undrain"]);
+    assert_eq!((code, told_last.len()), (Some(0), 2), "{why}");
+    wait_status(&admin, "it takes part again", takes_part);
+
+    // Who takes part is not removed; who was emptied is, with all its nodes.
+    let (code, _, why) = operate(&["remove"]);
+    assert!(code == Some(1) && why.contains("drain it first"), "{why}");
+    operate_and_wait("drain");
+    operate_and_wait("remove");
+    wait_status(&admin, "it is gone", |status| {
+        let regions = status["regions"].as_array().into_iter().flatten();
+        let mut named = regions.filter(|region| region["name"] == "x");
+        in_region(status, "state") == ["removed", "removed"]
+            && in_region(status, "held") == [0, 0]
+            && named.all(|region| region["live"] == false)
+    });
+    let (code, _, why) = operate(&["drain"]);
+    assert!(code == Some(64) && why.contains("has no nodes"), "{why}");
+    for (_, node) in nodes.drain(1..) {
+        assert_eq!(node.terminate(), Some(0), "it has nothing to do");
+    }
+
+    // Those who stood noticed nothing, and go on.
+    let last = attach(&reporter, "last:");
+    until_opened("last:0");
+    for channel in ["here:0", "there:0"] {
+        let told = told
+            .iter()
+            .filter(|event| event["data"]["channelId"] == channel);
+        let told = told.map(|event| event["name"].as_str().expect("a name"));
+        let told: Vec<&str> = told.filter(|name| *name != "channel.occupancy").collect();
+        assert_eq!(
+            told,
+            ["channel.region.active", "channel.opened"],
+            "{channel}"
+        );
+    }
+    for load in [here, there, last] {
+        assert_eq!(load.terminate(), Some(0));
+    }
+}
+
 /// Runs a command to its end; returns its exit code, the JSON that it printed last, and its error.
 fn ended(arguments: &[&str]) -> (Option<i32>, Value, String) {
+    let (code, mut told, why) = told_until_ended(arguments);
+    (code, told.pop().unwrap_or_default(), why)
+}
+
+/// Does the same, and returns all the JSON lines that it printed.
+fn told_until_ended(arguments: &[&str]) -> (Option<i32>, Vec<Value>, String) {
     let output = headcount(arguments).output().expect("the binary runs");
-    let last = |text: &[u8]| -> Option<Value> {
+    let lines = |text: &[u8]| -> Vec<Value> {
         let text = std::str::from_utf8(text).expect("text");
-        let mut lines = text
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok());
-        lines.next_back()
+        let lines = text.lines();
+        lines
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
     };
-    let error = last(&output.stderr).unwrap_or_default();
+    let error = lines(&output.stderr).pop().unwrap_or_default();
     let message = error["error"]["message"].as_str().unwrap_or_default();
-    let told = last(&output.stdout).unwrap_or_default();
-    (output.status.code(), told, message.to_owned())
+    let code = output.status.code();
+    (code, lines(&output.stdout), message.to_owned())
 }
 
 const ROOT: &str = "dev.root:root-secret";

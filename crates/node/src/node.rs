@@ -1086,7 +1086,8 @@ impl Boot {
             boot: founding::process_number(),
             limits: self.config.limits,
         };
-        let peers = Arc::new(RaftPeers::new(network.clone()));
+        let peers = RaftPeers::new(network.clone(), self.progress.shards.clone());
+        let peers = Arc::new(peers);
         Host::new(config, self.store.clone(), peers)
             .map_err(|error| StartError::Consensus(error.to_string()))
     }

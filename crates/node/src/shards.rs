@@ -7,12 +7,14 @@ use std::time::Duration;
 use headcount_consensus::Group;
 use headcount_model::{ChannelKey, NodeId, RegionName, ShardId, ShardMap};
 use headcount_placement::Control;
+use headcount_wire::proto::consensus::v1::Freshness;
+use headcount_wire::proto::consensus::v1::envelope::Body;
 use headcount_wire::proto::storage::v1::LogId;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
-use crate::shard::{DriverStats, Knowledge, Mailbox, Replica};
+use crate::shard::{DriverStats, Hearing, Knowledge, Mailbox, Replica};
 
 /// How often a node that is about to stop looks whether the log has what it waits for.
 const POLL: Duration = Duration::from_millis(10);
@@ -28,6 +30,7 @@ pub(crate) struct Hosted {
     pub(crate) mailbox: Mailbox,
     stats: Arc<Mutex<DriverStats>>,
     knowledge: Arc<Mutex<Knowledge>>,
+    hearing: Arc<Mutex<Hearing>>,
     clock: Clock,
     since: Instant,
     /// Whether the replica has caught up and stays: only then is it read.
@@ -42,14 +45,16 @@ impl Hosted {
         stats: Arc<Mutex<DriverStats>>,
         clock: Clock,
     ) -> Self {
+        let now = Instant::now();
         Self {
             replica,
             group,
             mailbox,
             stats,
             knowledge: Arc::default(),
+            hearing: Arc::new(Mutex::new(Hearing::new(now, rand::random()))),
             clock,
-            since: Instant::now(),
+            since: now,
             serving: false,
         }
     }
@@ -61,17 +66,44 @@ impl Hosted {
 
     /// Notes that the leader of a term said that everything up to an entry is committed. Who led
     /// before says so no more, and who has committed nothing of its own term yet does not know.
-    pub(crate) fn hear(&self, term: u64, committed: LogId) {
+    pub(crate) fn hear(&self, term: u64, committed: LogId, freshness: &Freshness) {
         let known = self.group.leadership().epoch.map_or(0, |epoch| epoch.term);
         if term < known || committed.term != term {
             return;
         }
+        let now = Instant::now();
+        let Some(up_to) = self.hearing().up_to(now, freshness) else {
+            return;
+        };
         let applied = || self.group.freshness().1;
         let mut knowledge = self
             .knowledge
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        knowledge.hear(Instant::now(), committed.index, applied);
+        knowledge.hear(now, up_to, committed.index, applied);
+    }
+
+    /// Completes what its replica says to another with what only the node knows of clocks.
+    pub(crate) fn complete(&self, to: u64, body: &mut Body) {
+        let now = Instant::now();
+        match body {
+            Body::Append(append) => {
+                let acknowledged = self.group.freshness().0;
+                append.freshness = acknowledged
+                    .and_then(|acknowledged| self.hearing().freshness(now, to, acknowledged));
+            }
+            Body::AppendReply(reply) => reply.moment = self.hearing().moment(now),
+            _ => {}
+        }
+    }
+
+    /// Hears what another replica's clock shows.
+    pub(crate) fn note_moment(&self, from: u64, moment: u64) {
+        self.hearing().note(Instant::now(), from, moment);
+    }
+
+    fn hearing(&self) -> MutexGuard<'_, Hearing> {
+        self.hearing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns how old the replica's knowledge is: the time since the coordinator said what is

@@ -23,11 +23,25 @@ use crate::shards::Shards;
 /// The way of raft's envelopes to other nodes.
 pub(crate) struct RaftPeers {
     network: Network,
+    /// Known once the node has a cluster.
+    shards: watch::Receiver<Option<Shards>>,
 }
 
 impl RaftPeers {
-    pub(crate) fn new(network: Network) -> Self {
-        Self { network }
+    pub(crate) fn new(network: Network, shards: watch::Receiver<Option<Shards>>) -> Self {
+        Self { network, shards }
+    }
+
+    /// Completes an envelope of a shard's replica.
+    fn complete(&self, envelope: &mut Envelope) {
+        let shards = self.shards.borrow();
+        let shard = GroupId::from_number(envelope.group).and_then(GroupId::shard);
+        if let (Some(shards), Some(shard), Some(body)) =
+            (shards.as_ref(), shard, &mut envelope.body)
+            && let Some(hosted) = shards.all().get(&shard)
+        {
+            hosted.complete(envelope.to, body);
+        }
     }
 }
 
@@ -40,7 +54,8 @@ fn peer_error(error: SendError) -> PeerError {
 }
 
 impl Peers for RaftPeers {
-    fn send(&self, to: NodeId, envelope: Envelope) -> Result<(), PeerError> {
+    fn send(&self, to: NodeId, mut envelope: Envelope) -> Result<(), PeerError> {
+        self.complete(&mut envelope);
         self.network.send_envelope(to, envelope).map_err(peer_error)
     }
 
@@ -78,17 +93,22 @@ impl NodeInbound {
 
 impl Inbound for NodeInbound {
     fn envelope(&self, from: NodeId, envelope: Envelope) {
-        if let Some(Body::Append(append)) = &envelope.body {
-            match GroupId::from_number(envelope.group) {
-                Some(GroupId::Control) => self.control.hear(),
-                Some(GroupId::Shard(shard)) => {
-                    let said = append.vote.as_ref().zip(append.committed.as_ref());
-                    if let (Some(hosted), Some((vote, committed))) = (self.shard(shard), said) {
-                        hosted.hear(vote.term, *committed);
-                    }
+        match (GroupId::from_number(envelope.group), &envelope.body) {
+            (Some(GroupId::Control), Some(Body::Append(_))) => self.control.hear(),
+            (Some(GroupId::Shard(shard)), Some(Body::Append(append))) => {
+                let said = append.vote.as_ref().zip(append.committed.as_ref());
+                if let (Some((vote, committed)), Some(freshness)) = (said, &append.freshness)
+                    && let Some(hosted) = self.shard(shard)
+                {
+                    hosted.hear(vote.term, *committed, freshness);
                 }
-                None => {}
             }
+            (Some(GroupId::Shard(shard)), Some(Body::AppendReply(reply))) => {
+                if let Some(hosted) = self.shard(shard) {
+                    hosted.note_moment(envelope.from, reply.moment);
+                }
+            }
+            _ => {}
         }
         self.host.receive(from, envelope);
     }

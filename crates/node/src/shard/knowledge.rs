@@ -11,25 +11,41 @@ pub(crate) struct Knowledge {
     /// Everything that was committed at this moment is applied. None before any leader was heard
     /// in this life: what is on disk may be of any age, or nothing.
     reached: Option<Instant>,
-    /// The oldest moment since then at which a leader said what was committed: an entry's index.
-    told: Option<(Instant, u64)>,
+    /// What a leader first said since then.
+    told: Option<Told>,
+}
+
+/// What a leader said.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    /// When it was heard.
+    at: Instant,
+    /// Up to which moment it counts.
+    up_to: Instant,
+    /// The last entry that was committed by then.
+    committed: u64,
 }
 
 /// How often at most it is looked whether what was told is applied, while leaders go on telling.
 const LOOK: Duration = Duration::from_millis(20);
 
 impl Knowledge {
-    /// Hears a leader say that everything up to an entry is committed.
+    /// Hears that everything that was committed up to a moment is what is before an entry, and it.
     pub(crate) fn hear(
         &mut self,
         now: Instant,
+        up_to: Instant,
         committed: u64,
         applied: impl FnOnce() -> Option<u64>,
     ) {
-        if self.told.is_some_and(|(at, _)| now - at >= LOOK) {
+        if self.told.is_some_and(|told| now - told.at >= LOOK) {
             self.settle(applied());
         }
-        self.told = self.told.or(Some((now, committed)));
+        self.told.get_or_insert(Told {
+            at: now,
+            up_to,
+            committed,
+        });
     }
 
     /// Returns how old the knowledge is, with everything applied up to an entry, if that is known.
@@ -39,10 +55,12 @@ impl Knowledge {
     }
 
     fn settle(&mut self, applied: Option<u64>) {
-        if let Some((at, committed)) = self.told
-            && applied >= Some(committed)
+        if let Some(told) = self.told
+            && applied >= Some(told.committed)
         {
-            (self.reached, self.told) = (Some(at), None);
+            // The word of a later leader may count up to an earlier moment.
+            self.reached = self.reached.max(Some(told.up_to));
+            self.told = None;
         }
     }
 }
@@ -57,7 +75,7 @@ mod tests {
     fn what_was_heard_counts_once_it_is_applied() {
         let start = Instant::now();
         let mut knowledge = Knowledge::default();
-        knowledge.hear(start + SECOND, 7, || Some(7));
+        knowledge.hear(start + SECOND, start + SECOND, 7, || Some(7));
         let mut age = |at: Instant, applied| knowledge.age(at, Some(applied));
         assert_eq!(
             age(start + SECOND * 2, 6),
@@ -68,12 +86,24 @@ mod tests {
 
         // It was cut off for ten seconds, is told of what it missed, and applies it bit by bit.
         let healed = start + SECOND * 11;
-        knowledge.hear(healed, 90, || Some(7));
+        knowledge.hear(healed, healed, 90, || Some(7));
         assert_eq!(knowledge.age(healed, Some(7)), Some(SECOND * 10));
-        knowledge.hear(healed + SECOND, 95, || Some(60));
+        knowledge.hear(healed + SECOND, healed + SECOND, 95, || Some(60));
         let mut age = |applied| knowledge.age(healed + SECOND, Some(applied));
         assert_eq!(age(60), Some(SECOND * 11));
         assert_eq!(age(90), Some(SECOND));
+    }
+
+    #[test]
+    fn what_counts_up_to_an_earlier_moment_makes_nobody_older_or_younger() {
+        let start = Instant::now();
+        let mut knowledge = Knowledge::default();
+        // Who led before, and has heard no quorum for two seconds.
+        let heard = start + SECOND * 3;
+        knowledge.hear(heard, start + SECOND, 7, || Some(7));
+        assert_eq!(knowledge.age(heard, Some(7)), Some(SECOND * 2));
+        knowledge.hear(heard + SECOND, start, 8, || Some(8));
+        assert_eq!(knowledge.age(heard + SECOND, Some(8)), Some(SECOND * 3));
     }
 
     #[test]
@@ -82,7 +112,7 @@ mod tests {
         let mut knowledge = Knowledge::default();
         for turn in 1..=1_000_u32 {
             let at = start + turn * Duration::from_millis(5);
-            knowledge.hear(at, u64::from(turn), || Some(u64::from(turn) - 1));
+            knowledge.hear(at, at, u64::from(turn), || Some(u64::from(turn) - 1));
         }
         let age = knowledge.age(start + 5 * SECOND, Some(1_000));
         assert!(age <= Some(2 * LOOK) && age.is_some(), "{age:?}");

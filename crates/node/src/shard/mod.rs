@@ -6,6 +6,7 @@
 
 mod driver;
 mod followers;
+mod hearing;
 mod knowledge;
 mod machine;
 mod owning;
@@ -18,6 +19,7 @@ pub(crate) use driver::{
     Driver, DriverConfig, DriverStats, Mail, Mailbox, mailbox, note_early, note_told,
 };
 pub(crate) use followers::{FOLLOW_ITEMS_MAX, Follow};
+pub(crate) use hearing::Hearing;
 pub(crate) use knowledge::Knowledge;
 pub(crate) use machine::Machine;
 pub(crate) use owning::early_event;

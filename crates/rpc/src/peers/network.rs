@@ -581,13 +581,13 @@ impl Endings {
     }
 
     /// Returns what logs the end of a stream that begins now, and says whether it worked for a
-    /// while. A refusal is logged once for all streams, until its reason changes: they are opened
+    /// while; or took so long to fail that it was its own pause. A refusal is logged once for all streams, until its reason changes: they are opened
     /// again every second, and time does not mend what was refused.
     fn log(&self, stream: &'static str) -> impl FnOnce(Result<(), Status>) -> bool + use<> {
         let started = tokio::time::Instant::now();
         let endings = self.clone();
         move |ended| {
-            let worked = started.elapsed() > Duration::from_secs(1);
+            let worked = started.elapsed() >= Duration::from_secs(1);
             if worked {
                 endings.told(None);
             }
