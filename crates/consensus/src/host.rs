@@ -227,6 +227,14 @@ impl Host {
         inbound::send_reply(self.0.peers.as_ref(), from, reply);
     }
 
+    /// Fails what waits for answers of a node: the connection broke, and what was on its way may be
+    /// lost. Without that each call waits for its own deadline, appends for three seconds.
+    pub fn lost(&self, node: NodeId) {
+        for group in self.0.started() {
+            group.0.calls.lose(node);
+        }
+    }
+
     /// Takes a snapshot that another node sent, and returns what to answer when it is installed or
     /// refused. Whoever calls bounds how many chunks it collects by what the header says.
     pub async fn receive_snapshot(

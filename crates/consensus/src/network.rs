@@ -80,7 +80,7 @@ impl Client {
         let call = self
             .link
             .calls
-            .open()
+            .open(self.node)
             .ok_or_else(|| unreachable("the group is stopping"))?;
         let envelope = wire::Envelope {
             group: self.link.group.0,
@@ -385,7 +385,9 @@ where
 
 fn unwrap_answer(answer: Option<Body>) -> Result<Body, RpcError> {
     match answer {
-        None => Err(unreachable("the group is stopping")),
+        None => Err(unreachable(
+            "the connection broke, or the group is stopping",
+        )),
         Some(Body::Refusal(refusal)) => Err(refused(&refusal)),
         Some(body) => Ok(body),
     }

@@ -19,7 +19,7 @@ use headcount_placement::{
     STOPPING_VERSION,
 };
 use headcount_rpc::control::ControlClient;
-use headcount_rpc::peers::{Identity, Network, Peer};
+use headcount_rpc::peers::{Breaks, Identity, Network, Peer};
 use headcount_rpc::read::ReadClient;
 use headcount_rpc::{control as rpc_control, handover, peers, read};
 use tokio::sync::watch;
@@ -657,6 +657,21 @@ async fn open_store(
         .map_err(|source| StartError::Store { dir, source })
 }
 
+/// Tells consensus which nodes' answers may be lost, whenever a way to or from one broke.
+async fn tell_breaks(mut breaks: watch::Receiver<Breaks>, host: Host) {
+    let mut told = Breaks::new();
+    // The network keeps the sender.
+    while breaks.changed().await.is_ok() {
+        let now = breaks.borrow_and_update().clone();
+        for (node, count) in &now {
+            if told.get(node) != Some(count) {
+                host.lost(*node);
+            }
+        }
+        told = now;
+    }
+}
+
 /// Hands over every group that this node leads, to whichever voter has caught up; to one that is
 /// about to stop too only if there is no other.
 async fn hand_over(booted: &Booted) {
@@ -799,6 +814,8 @@ impl Boot {
         );
         self.follow_peers(&network, &membership);
         let host = self.start_host(node, &network)?;
+        self.tasks
+            .spawn(tell_breaks(network.raft_breaks(), host.clone()));
         let (gateway, gateway_inputs) = GatewayHandle::new();
         let (relay, relay_mail) = RelayHandle::new();
         let heard = Heard::default();
@@ -917,7 +934,7 @@ impl Boot {
                     self.progress.shards.clone(),
                 ),
                 renewed,
-                clock: self.clock.clone(),
+                clock: self.clock,
                 paths: Paths::default(),
                 led_by: None,
             }
@@ -1242,7 +1259,7 @@ impl Boot {
             .add_service(read::service(network, reads));
         let terms = Terms {
             connections_max: self.config.peer_connections_max,
-            beginning: self.config.network.connect_timeout * 3,
+            beginning: self.config.network.connect_timeout * 6,
             silence: None,
         };
         let listening = self.listening("peer", listener, terms);

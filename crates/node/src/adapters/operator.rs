@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use headcount_consensus::{GroupId as RaftGroupId, Leadership};
 use headcount_model::control::{ControlCommand, GroupId, Refusal};
 use headcount_model::{Fence, NodeId, RegionName, ShardId};
-use headcount_placement::Control;
+use headcount_placement::{Control, Node, NodeState};
 use headcount_rpc::control::Standings;
 use headcount_rpc::read::ShardStanding;
 use tokio::sync::watch;
@@ -101,8 +101,9 @@ impl NodeOperator {
         status.regions = control
             .regions()
             .iter()
+            .filter(|(name, _)| members_of(&control, name).next().is_some())
             .map(|(name, region)| {
-                let theirs = control.nodes().values().filter(|node| node.region == *name);
+                let theirs = members_of(&control, name);
                 let led = |shard: &&ShardRow| {
                     shard
                         .leader
@@ -114,7 +115,7 @@ impl NodeOperator {
                     weight: region.weight,
                     nodes: theirs.clone().count(),
                     leaders: status.shards.iter().filter(led).count(),
-                    live: theirs.clone().any(headcount_placement::Node::is_live),
+                    live: theirs.clone().any(Node::is_live),
                     followers: status
                         .shards
                         .iter()
@@ -314,13 +315,25 @@ fn members(control: &Control, id: GroupId) -> (Vec<u64>, Vec<u64>) {
         })
 }
 
+/// Returns the nodes of a region that were not removed. One that has none is remembered for its
+/// fences only.
+fn members_of<'a>(
+    control: &'a Control,
+    region: &'a RegionName,
+) -> impl Iterator<Item = &'a Node> + Clone {
+    let nodes = control.nodes().values();
+    nodes.filter(move |node| node.region == *region && node.state != NodeState::Removed)
+}
+
 /// Returns the owners of a shard's parts; `settled` says which fence of a region has settled.
 fn owner_rows(
     control: &Control,
     shard: ShardId,
     settled: impl Fn(&RegionName) -> Option<Fence>,
 ) -> Vec<OwnerRow> {
-    let rows = control.regions().keys().map(|region| {
+    let regions = control.regions().keys();
+    let regions = regions.filter(|region| members_of(control, region).next().is_some());
+    let rows = regions.map(|region| {
         let tenure = control.tenure(region, shard).unwrap_or_default();
         OwnerRow {
             region: region.to_string(),

@@ -385,13 +385,14 @@ sections! {
         /// Most items in one message.
         batch_items_max: usize = 512, 1..=10_000;
         /// Most connections of other nodes, which need one each, and of whoever strays here; further
-        /// ones are closed at once. One that does not begin within three times `connect_timeout` is
+        /// ones are closed at once. One that does not begin within six times `connect_timeout` is
         /// cut off.
         connections_max: usize = 4_096, 16..=1_000_000;
         /// How long a connection may take to come about before the next one is tried: a few round
-        /// trips to the farthest region. Too high: a node that was without power is not reached for
-        /// as long after it is back, and others lose their leases where it leads the control group.
-        connect_timeout: Duration = secs(1), ms(100)..=minutes(1);
+        /// trips to the farthest region. Too low: nodes far apart never meet. Too high: for as long
+        /// after a cut is healed nothing passes, and a node that was without power is not reached,
+        /// so that others lose their leases where it leads the control group.
+        connect_timeout: Duration = ms(500), ms(100)..=minutes(1);
         /// How often an idle connection is probed.
         keep_alive_interval: Duration = secs(1), ms(100)..=minutes(1);
         /// How long a probe may go unanswered: with the interval, how long a dead way goes

@@ -542,5 +542,5 @@ fn a_lease_that_a_dead_connection_outlasts_is_warned_of() {
         let of_lease = |warning: &&String| warning.starts_with("placement.lease: ");
         warnings.iter().filter(of_lease).count()
     };
-    assert_eq!((warned("4s"), warned("3900ms")), (0, 1));
+    assert_eq!((warned("3500ms"), warned("3400ms")), (0, 1));
 }

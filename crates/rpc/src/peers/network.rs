@@ -32,7 +32,7 @@ use super::handshake::Identity;
 use super::link::{BatchStream, Outlet, Refused, outlet, weighed_outlet};
 use super::relayed::RelayParcel;
 use super::server::MESSAGE_BYTES_MAX;
-use super::ways::{Direction, OpenWay, Ways};
+use super::ways::{Breakable, Breaks, Direction, OpenWay, Ways};
 use crate::telemetry;
 
 /// Settings of a [`Network`].
@@ -52,7 +52,8 @@ pub struct NetworkConfig {
     pub relay_bytes_max: usize,
     /// Most items in one message. Default 512.
     pub batch_max: usize,
-    /// How long a connection may take to come about before the next one is tried. Default 1 s.
+    /// How long a connection may take to come about before the next one is tried. Default
+    /// 500 ms: two round trips to the farthest region of the timing `wan`.
     pub connect_timeout: Duration,
     /// How often an idle connection is probed, and how long the answer may take: what bounds how
     /// long a dead way goes unnoticed. Default 1 s and 2 s.
@@ -67,7 +68,7 @@ impl Default for NetworkConfig {
             relay_max: 8_192,
             relay_bytes_max: 128 << 20,
             batch_max: 512,
-            connect_timeout: Duration::from_secs(1),
+            connect_timeout: Duration::from_millis(500),
             keep_alive: (Duration::from_secs(1), Duration::from_secs(2)),
         }
     }
@@ -123,6 +124,8 @@ struct Inner {
     dialer: Dialer,
     identity: RwLock<Identity>,
     links: RwLock<BTreeMap<NodeId, Arc<Link>>>,
+    /// Written by the streams of envelopes, in both directions, as they end.
+    raft_breaks: watch::Sender<Breaks>,
     /// Written by the streams of counts, in both directions, as they open and end.
     gossip_ways: watch::Sender<Ways>,
     /// Likewise by those of relayed parcels.
@@ -163,6 +166,7 @@ impl Network {
             dialer,
             identity,
             links,
+            raft_breaks: watch::Sender::default(),
             gossip_ways: watch::Sender::default(),
             relay_ways: watch::Sender::default(),
         }))
@@ -300,6 +304,20 @@ impl Network {
         queued.inspect_err(|_| telemetry::peer_refused("relay"))
     }
 
+    /// Returns how often the ways of envelopes broke, to be looked at and waited for.
+    #[must_use]
+    pub fn raft_breaks(&self) -> watch::Receiver<Breaks> {
+        self.0.raft_breaks.subscribe()
+    }
+
+    /// Notes that a stream of envelopes to or from a node begins.
+    pub(super) fn raft_stream(&self, node: NodeId) -> Breakable {
+        Breakable {
+            breaks: self.0.raft_breaks.clone(),
+            node,
+        }
+    }
+
     /// Returns the ways of parcels of counts, to be looked at and waited for.
     #[must_use]
     pub fn gossip_ways(&self) -> watch::Receiver<Ways> {
@@ -435,7 +453,7 @@ impl Network {
             self.0.config.relay_bytes_max,
             weigh,
         );
-        let endings = Endings::of(node);
+        let endings = Endings::of(node, connect_timeout);
         let open_raft = {
             let (network, channel, endings) = (self.clone(), channel.clone(), endings.clone());
             move |batches| exchange(&network, &channel, &endings, batches)
@@ -481,9 +499,14 @@ fn exchange(
         ExchangeRequest { envelopes }
     });
     let request = network.signed(Requests(requests.boxed()));
-    async move { client.exchange(request).await.map(drop) }
-        .map(endings.log("raft"))
-        .boxed()
+    let stream = network.raft_stream(endings.node);
+    async move {
+        let ended = client.exchange(request).await;
+        drop(stream);
+        ended.map(drop)
+    }
+    .map(endings.log("raft"))
+    .boxed()
 }
 
 /// Runs one stream of parcels; resolves to whether it worked for a while.
@@ -567,27 +590,31 @@ impl<T> Stream for Requests<T> {
 #[derive(Clone, Debug)]
 struct Endings {
     node: NodeId,
+    /// How long a try to connect takes that is not answered.
+    connect_timeout: Duration,
     /// Why the node refused a stream when that was logged last; until then, or once a stream
     /// worked, nothing. Held for a comparison, never across an await.
     refused: Arc<Mutex<Option<String>>>,
 }
 
 impl Endings {
-    fn of(node: NodeId) -> Self {
+    fn of(node: NodeId, connect_timeout: Duration) -> Self {
         Self {
             node,
+            connect_timeout,
             refused: Arc::default(),
         }
     }
 
     /// Returns what logs the end of a stream that begins now, and says whether it worked for a
-    /// while; or took so long to fail that it was its own pause. A refusal is logged once for all streams, until its reason changes: they are opened
-    /// again every second, and time does not mend what was refused.
+    /// while; or took so long to fail that it was its own pause. A refusal is logged once for all
+    /// streams, until its reason changes: they are opened again every second, and time does not mend
+    /// what was refused.
     fn log(&self, stream: &'static str) -> impl FnOnce(Result<(), Status>) -> bool + use<> {
         let started = tokio::time::Instant::now();
         let endings = self.clone();
         move |ended| {
-            let worked = started.elapsed() >= Duration::from_secs(1);
+            let worked = started.elapsed() >= endings.connect_timeout;
             if worked {
                 endings.told(None);
             }
@@ -627,7 +654,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_told_once_until_it_changes_or_a_stream_worked() {
-        let endings = Endings::of(NodeId(2));
+        let endings = Endings::of(NodeId(2), Duration::from_secs(1));
         let of_another_stream = endings.clone();
         assert!(endings.told(Some("other settings")));
         assert!(!of_another_stream.told(Some("other settings")));

@@ -72,6 +72,7 @@ impl Consensus for PeerService {
         request: Request<Streaming<ExchangeRequest>>,
     ) -> Result<Response<ExchangeResponse>, Status> {
         let from = self.network.admit(request.metadata())?;
+        let _stream = self.network.raft_stream(from);
         let mut requests = request.into_inner();
         while let Some(request) = requests.message().await? {
             for envelope in request.envelopes {

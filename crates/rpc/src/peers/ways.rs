@@ -96,6 +96,24 @@ impl Drop for OpenWay {
     }
 }
 
+/// How many streams of envelopes to and from each node have ended. What was on its way is lost
+/// whenever the number rises.
+pub type Breaks = BTreeMap<NodeId, u64>;
+
+/// A stream of envelopes, which counts as a break when it ends.
+#[derive(Debug)]
+pub(crate) struct Breakable {
+    pub(crate) breaks: watch::Sender<Breaks>,
+    pub(crate) node: NodeId,
+}
+
+impl Drop for Breakable {
+    fn drop(&mut self) {
+        self.breaks
+            .send_modify(|breaks| *breaks.entry(self.node).or_default() += 1);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
