@@ -384,6 +384,26 @@ impl Cluster {
         }
     }
 
+    /// Cuts the ways from a node of this process to the regions of others, and not the ways back;
+    /// [`Cluster::cut`] with `None` heals them.
+    pub fn cut_one_way(&self, from: usize, to: &[usize]) {
+        self.delay(from, to, Duration::from_secs(3_600));
+    }
+
+    /// Lets what a node of this process tells the regions of others arrive late from now on, and
+    /// what they tell it at once; [`Cluster::cut`] with `None` ends that, and loses what is on its
+    /// way.
+    pub fn delay(&self, from: usize, to: &[usize], delay: Duration) {
+        let Life::Here(running) = &self.slots[from].life else {
+            panic!("node {from} does not run in this process");
+        };
+        let regions = to.iter().map(|there| {
+            let region = RegionName::new(self.region(*there)).expect("a node has a region");
+            (region, delay)
+        });
+        running.set_delays(regions.collect());
+    }
+
     /// Waits for a process to end by itself; returns its exit code.
     pub async fn exit_code(&mut self, node: usize) -> Option<i32> {
         match std::mem::replace(&mut self.slots[node].life, Life::Down) {

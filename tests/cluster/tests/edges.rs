@@ -1,11 +1,12 @@
 //! Edges whose streams break: nothing flaps, nothing counts twice, and nobody who is gone stays.
 
-use headcount_cluster::{
-    Cluster, Edge, History, Proxy, Reader, Watcher, agree_on_counts, story, wait_until,
-};
-use headcount_model::{Category, EventKind};
+use std::time::Duration;
 
-use crate::support::{settle, watch_everywhere};
+use headcount_cluster::{Cluster, Edge, History, Proxy, Reader, Watcher, agree_on_counts, story};
+use headcount_model::{Category, EventKind};
+use tokio::time::Instant;
+
+use crate::support::{LASTING, settle, watch_everywhere};
 
 /// Two nodes in one region, one in another.
 const REGIONS: [&str; 3] = ["us-east-1", "us-east-1", "eu-west-1"];
@@ -102,32 +103,26 @@ fn a_session_moves_to_another_node_of_the_region_in_one_step() {
 #[test]
 fn an_edge_that_is_gone_counts_for_the_grace_and_no_longer() {
     story(async |_| {
-        let cluster = Cluster::start(&REGIONS).await;
+        let cluster = Cluster::start_with(&REGIONS, &LASTING).await;
         let watcher = Watcher::grpc(&cluster, &[2], "").await;
         let mut edge = Edge::start(&cluster, "edge", &[1]);
         edge.attach("c1", "room").await;
         watcher
             .wait_for("the room is opened", |history| history.is_open("room"))
             .await;
-        let gone = std::time::Instant::now();
+        let gone = Instant::now();
         drop(edge);
         watcher
             .wait_for("the room ends", |history| !history.is_open("room"))
             .await;
-        // The grace of 2 s and the linger; a second of leeway below for the clock's start.
-        assert!(
-            gone.elapsed() >= std::time::Duration::from_secs(2),
-            "{:?}",
-            gone.elapsed()
-        );
-        wait_until("nothing is left", async || {
-            let listed = Reader::new(&cluster, 0).list("").await?;
-            listed
-                .is_empty()
-                .then_some(())
-                .ok_or_else(|| format!("{listed:?}"))
-        })
-        .await;
+        // The grace of 2 s, and then the linger.
+        let told = gone.elapsed();
+        assert!(told >= Duration::from_secs(2), "{told:?}");
+        agree_on_counts(&cluster, &[]).await;
+        // What is left of 6 s is for slow machines. All else that could have ended it takes longer:
+        // an adoption is capped after 8 s, a takeover given up after 10 s, a lease lasts 20 s.
+        let counted = gone.elapsed();
+        assert!(counted < Duration::from_secs(6), "{counted:?}");
         // A goodbye needs no grace.
         let mut edge = Edge::start(&cluster, "edge", &[1]);
         edge.attach("c1", "room").await;

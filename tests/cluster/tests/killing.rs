@@ -3,7 +3,7 @@
 use headcount_cluster::{
     Cluster, Edge, History, REGIONS, Watcher, agree_on_counts, story, wait_until,
 };
-use headcount_model::EventKind;
+use headcount_model::{Category, EventKind};
 
 use crate::support::{LASTING, settle};
 
@@ -107,6 +107,84 @@ fn a_region_whose_process_stays_away_is_expired_and_comes_back() {
         let history = watcher.history();
         assert_eq!(history.count("both", EventKind::Closed), 0, "{history}");
         assert_eq!(history.count("alone", EventKind::Opened), 2, "{history}");
+        cluster.end().await;
+    });
+}
+
+#[test]
+fn an_owner_that_was_stopped_past_its_lease_changes_nothing_when_it_wakes_up() {
+    story(async |logs| {
+        // Two nodes in the region whose owner is stopped, one in each other.
+        let regions = ["us-east-1", "us-east-1", "eu-west-1", "ap-southeast-1"];
+        let cluster = Cluster::start_apart(&regions, &[], &logs).await;
+        let owner = cluster.owner_of("us-east-1", "room").await;
+        let next = 1 - owner;
+        let watchers = [
+            Watcher::grpc(&cluster, &[next], "").await,
+            Watcher::sse(&cluster, &[2], "").await,
+        ];
+        let mut standing = Edge::start(&cluster, "standing", &[next]);
+        let mut moving = Edge::start(&cluster, "moving", &[owner, next]);
+        standing.attach("c1", "room").await;
+        agree_on_counts(&cluster, &[&standing]).await;
+        moving.attach("c2", "room").await;
+        moving.attach("c2", "brief").await;
+        agree_on_counts(&cluster, &[&standing, &moving]).await;
+        let life = async |of: usize| {
+            let nodes = cluster.status(2).await?.nodes;
+            let row = nodes.into_iter().find(|row| row.id == of as u64 + 1);
+            row.ok_or_else(|| "it is not listed".to_owned())
+        };
+        let before = life(owner).await.expect("it is listed").incarnation;
+
+        // All that it knows is over before it wakes up: its edge is elsewhere, with less, and
+        // another owns.
+        cluster.freeze(owner).await;
+        moving.detach("c2", "brief").await;
+        moving.detach("c2", "room").await;
+        for watcher in &watchers {
+            watcher
+                .wait_for("what was there is told to be gone", |history| {
+                    let last = history.of("room").into_iter().next_back();
+                    let left = last.map(|told| told.occupancy.get(Category::Connections));
+                    left == Some(1) && !history.is_open("brief")
+                })
+                .await;
+        }
+        wait_until("its lease is over", async || {
+            let row = life(owner).await?;
+            (row.state == "dead")
+                .then_some(())
+                .ok_or_else(|| format!("{row:?}"))
+        })
+        .await;
+
+        // It begins another life, and brings nothing back.
+        cluster.unfreeze(owner).await;
+        wait_until("it lives again", async || {
+            let row = life(owner).await?;
+            (row.state == "live" && row.incarnation > before)
+                .then_some(())
+                .ok_or_else(|| format!("{row:?}"))
+        })
+        .await;
+        cluster.wait_grown().await;
+        agree_on_counts(&cluster, &[&standing, &moving]).await;
+        for history in settle(&cluster, &watchers).await {
+            stood(&history, "room");
+            let told = history.of("room").into_iter();
+            let mut told: Vec<_> = told
+                .map(|told| told.occupancy.get(Category::Connections))
+                .collect();
+            told.dedup();
+            assert_eq!(told, [1, 2, 1], "{history}");
+            let told = [EventKind::Opened, EventKind::Closed];
+            assert_eq!(
+                told.map(|kind| history.count("brief", kind)),
+                [1, 1],
+                "{history}"
+            );
+        }
         cluster.end().await;
     });
 }

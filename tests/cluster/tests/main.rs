@@ -3,6 +3,7 @@
 
 mod alone;
 mod bad_input;
+mod cuts;
 mod damage;
 mod detours;
 mod edges;

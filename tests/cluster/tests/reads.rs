@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use headcount_cluster::{Cluster, Edge, REGIONS, Reader, agree_on_counts, story, wait_until};
+use tokio::time::Instant;
 
 #[test]
 fn answers_say_what_they_rest_on() {
@@ -124,6 +125,75 @@ fn a_minority_tells_its_age_and_confirms_nothing() {
                 status.active && status.freshness.age.is_zero(),
                 "{status:?}"
             );
+        }
+        cluster.end().await;
+    });
+}
+
+/// Waits until a node names regions as unheard, and sees that it goes on to.
+async fn names(cluster: &Cluster, node: usize, silent: &[&str]) {
+    let reader = Reader::new(cluster, node);
+    let unheard = async || Ok::<_, String>(reader.status("room").await?.freshness.unheard);
+    wait_until(&format!("node {node} names {silent:?}"), async || {
+        let unheard = unheard().await?;
+        (unheard == silent)
+            .then_some(())
+            .ok_or_else(|| format!("{unheard:?}"))
+    })
+    .await;
+    let named = Instant::now();
+    wait_until("it names them all the time", async || {
+        let unheard = unheard().await?;
+        assert_eq!(unheard, silent, "node {node} after {:?}", named.elapsed());
+        // Whoever connects again is found out after 3 s, by the default of the probes.
+        (named.elapsed() > Duration::from_secs(4))
+            .then_some(())
+            .ok_or_else(|| "so far".to_owned())
+    })
+    .await;
+}
+
+#[test]
+fn silent_regions_are_named_as_long_as_they_are_silent() {
+    story(async |logs| {
+        // They are believed to live all the time.
+        let settings = ["placement.lease=1m", "placement.suspect_after=10s"];
+        let cluster = Cluster::start_apart(&REGIONS, &settings, &logs).await;
+        let mut edge = Edge::start(&cluster, "edge", &[0]);
+        edge.attach("c1", "room").await;
+        agree_on_counts(&cluster, &[&edge]).await;
+
+        // Nobody ends their connections, and they even take new ones.
+        cluster.freeze(2).await;
+        let silent = [REGIONS[2]];
+        tokio::join!(names(&cluster, 0, &silent), names(&cluster, 1, &silent));
+        let before = Reader::new(&cluster, 0).status("room").await.unwrap();
+        cluster.freeze(1).await;
+        let mut silent = [REGIONS[1], REGIONS[2]];
+        silent.sort_unstable();
+        names(&cluster, 0, &silent).await;
+        let after = Reader::new(&cluster, 0).status("room").await.unwrap();
+        assert!(
+            after.active && after.occupancy == before.occupancy,
+            "{after:?}"
+        );
+        assert!(after.freshness.age > Duration::from_secs(4), "{after:?}");
+
+        cluster.unfreeze(1).await;
+        cluster.unfreeze(2).await;
+        cluster.wait_grown().await;
+        edge.attach("c2", "room").await;
+        agree_on_counts(&cluster, &[&edge]).await;
+        for node in 0..3 {
+            wait_until("all regions are heard again", async || {
+                let status = Reader::new(&cluster, node).status("room").await?;
+                let unheard = status.freshness.unheard;
+                unheard
+                    .is_empty()
+                    .then_some(())
+                    .ok_or_else(|| format!("{unheard:?}"))
+            })
+            .await;
         }
         cluster.end().await;
     });
