@@ -179,6 +179,21 @@ impl Cluster {
         });
     }
 
+    /// Cuts every way to and from some nodes, that of the driver, too, or joins them again: nothing
+    /// tells anybody that they are gone, as where power is lost.
+    pub(crate) fn silence(&self, nodes: &[usize], silent: bool) {
+        // The driver is the last host.
+        let hosts = 0..=self.nodes.len();
+        let pairs = nodes
+            .iter()
+            .flat_map(|node| hosts.clone().map(move |other| (*node, other)));
+        for (node, other) in pairs.filter(|(node, other)| node != other) {
+            let cut = |quality: &mut crate::wan::Quality| quality.cut = silent;
+            self.fabric.set(node, other, cut);
+            self.fabric.set(other, node, cut);
+        }
+    }
+
     /// Starts all nodes; the first founds the cluster.
     pub(crate) fn start_all(&self) -> Result<()> {
         (0..self.nodes.len()).try_for_each(|node| self.start(node))
@@ -407,13 +422,22 @@ impl Cluster {
         Ok(())
     }
 
+    /// Returns where the system tells of a node's process.
+    fn process(&self, node: usize) -> Option<PathBuf> {
+        let life = lock(&self.nodes[node].life);
+        let id = life.process.as_ref().map(Child::id)?;
+        Some(PathBuf::from(format!("/proc/{id}")))
+    }
+
+    /// Returns how many files and connections a node's process has open.
+    pub(crate) fn open_files(&self, node: usize) -> Option<usize> {
+        let open = std::fs::read_dir(self.process(node)?.join("fd"));
+        Some(open.ok()?.count())
+    }
+
     /// Returns how much memory a node's process holds, in bytes.
     pub(crate) fn resident(&self, node: usize) -> Option<u64> {
-        let id = lock(&self.nodes[node].life)
-            .process
-            .as_ref()
-            .map(Child::id)?;
-        let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+        let status = std::fs::read_to_string(self.process(node)?.join("status")).ok()?;
         let line = status
             .lines()
             .find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -445,6 +469,13 @@ impl Cluster {
         let request = self.http.get(url).bearer_auth(TOKEN);
         let answer = request.timeout(Duration::from_secs(3)).send().await?;
         Ok((answer.status().as_u16(), answer.text().await?))
+    }
+
+    /// Returns the sum of a node's metric over all its labels.
+    pub(crate) async fn metric(&self, node: usize, name: &str) -> Result<f64> {
+        let (status, metrics) = self.admin(node, "/metrics").await?;
+        anyhow::ensure!(status == 200, "{status}: {metrics}");
+        Ok(sum_of(&metrics, name))
     }
 
     /// Returns what a node knows of the cluster.
@@ -661,6 +692,14 @@ impl Node {
     }
 }
 
+/// Returns the sum of a metric over all its labels; of one that was never set, nothing is told.
+fn sum_of(metrics: &str, name: &str) -> f64 {
+    let samples = metrics.lines().filter_map(|line| line.rsplit_once(' '));
+    let ours = samples.filter(|(sample, _)| sample.split('{').next() == Some(name));
+    ours.filter_map(|(_, value)| value.parse::<f64>().ok())
+        .sum()
+}
+
 /// Returns what an error says.
 pub(crate) fn said(error: impl std::fmt::Display) -> String {
     error.to_string()
@@ -688,5 +727,22 @@ pub(crate) async fn wait_until<T>(
         }
         // allow-sleep: polls a condition that has a deadline
         tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_summed_over_its_labels_and_no_other_is() {
+        let metrics = "# TYPE node_peer_queue_items gauge\n\
+                       node_peer_queue_items{stream=\"raft\"} 2\n\
+                       node_peer_queue_items{stream=\"gossip\"} 0.5\n\
+                       node_peer_queue_items_max 7\n\n\
+                       gateway_attachments 201\n";
+        assert!((sum_of(metrics, "node_peer_queue_items") - 2.5).abs() < 1e-9);
+        assert!((sum_of(metrics, "gateway_attachments") - 201.0).abs() < 1e-9);
+        assert!(sum_of(metrics, "gateway").abs() < 1e-9);
     }
 }

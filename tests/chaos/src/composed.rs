@@ -18,6 +18,7 @@ use crate::plan::{Kind, Strike, draw};
 use crate::readers;
 use crate::record::Record;
 use crate::watchers::{self, Watcher};
+use crate::{service, usage};
 
 /// How long a node is believed to live, here.
 pub(crate) const LEASE: Duration = Duration::from_secs(3);
@@ -63,8 +64,13 @@ pub(crate) const QUICK: [&str; 11] = [
     "store.journal_bytes = \"64MiB\"",
 ];
 
-/// Runs everything for `length`; returns what is wrong.
-pub(crate) async fn run(cluster: Arc<Cluster>, length: Duration) -> Result<Vec<String>> {
+/// Runs everything for `length`; returns what is wrong, where in peace things may take `slack` times
+/// as long.
+pub(crate) async fn run(
+    cluster: Arc<Cluster>,
+    length: Duration,
+    slack: f64,
+) -> Result<Vec<String>> {
     let seed = cluster.plan.seed;
     let record = Record::new(Allowance {
         propagation: PROPAGATION,
@@ -128,6 +134,7 @@ pub(crate) async fn run(cluster: Arc<Cluster>, length: Duration) -> Result<Vec<S
     channels
         .iter()
         .for_each(|channel| record.write().ledger.proved(channel, now));
+    let held = usage::of_all(&cluster).await?;
     let proving = readers::prove(
         cluster.clone(),
         record.clone(),
@@ -135,6 +142,7 @@ pub(crate) async fn run(cluster: Arc<Cluster>, length: Duration) -> Result<Vec<S
         stopped.clone(),
     );
     let proving = tokio::spawn(proving);
+    let stands = channels.clone();
     channels.extend((0..CHANNELS).map(|channel| format!("churn:{channel}")));
     let mut churning = JoinSet::new();
     for number in 0..regions * 3 {
@@ -156,12 +164,9 @@ pub(crate) async fn run(cluster: Arc<Cluster>, length: Duration) -> Result<Vec<S
     let mut reading = JoinSet::new();
     for reader in 0..2 {
         let (cluster, record) = (cluster.clone(), record.clone());
-        let stands = |channel: &&String| channel.starts_with("standing");
         // One looks at all, the other only at what must be there.
-        let channels: Vec<String> = match reader {
-            0 => channels.clone(),
-            _ => channels.iter().filter(stands).cloned().collect(),
-        };
+        let channels = if reader == 0 { &channels } else { &stands };
+        let channels = channels.clone();
         let seed = seed ^ reader;
         reading.spawn(readers::sample(
             cluster,
@@ -227,6 +232,9 @@ pub(crate) async fn run(cluster: Arc<Cluster>, length: Duration) -> Result<Vec<S
     leading.await?;
     proving.await?;
     let mut wrong = converge(&cluster, &record, healed).await;
+    let (peaceful, unserved) = service::in_peace(&cluster, &record, &stands, slack).await?;
+    wrong.extend(unserved);
+    wrong.extend(usage::returned(&cluster, &record, &held).await);
     quiet.send_replace(true);
     while let Some(watched) = watching.join_next().await {
         watched?;
@@ -236,8 +244,13 @@ pub(crate) async fn run(cluster: Arc<Cluster>, length: Duration) -> Result<Vec<S
     if !wrong.is_empty() {
         record.keep_histories(&cluster.plan.home)?;
     }
-    drop((sessions, standing));
+    drop((sessions, standing, peaceful));
     Ok(wrong)
+}
+
+/// Returns the name of the watcher that stays in a region.
+pub(crate) fn staying(cluster: &Cluster, region: usize) -> String {
+    format!("stays in {}", cluster.plan.regions[region].0)
 }
 
 pub(crate) fn watchers_of(cluster: &Cluster, seed: u64) -> Vec<Watcher> {
@@ -245,7 +258,7 @@ pub(crate) fn watchers_of(cluster: &Cluster, seed: u64) -> Vec<Watcher> {
     let mut watchers = Vec::new();
     for region in 0..cluster.plan.regions.len() {
         watchers.push(Watcher {
-            name: format!("stays in {}", cluster.plan.regions[region].0),
+            name: staying(cluster, region),
             nodes: cluster.of_region(region),
             stays: None,
             pause: None,
@@ -397,16 +410,11 @@ fn judge(cluster: &Cluster, record: &Record) -> Vec<String> {
     let mut inner = record.write();
     let inner = &mut *inner;
     let mut faults: Vec<Fault> = Vec::new();
+    let heard = inner.heard_first();
     for (name, history) in &inner.histories {
         let of = |fault: Fault| Fault::new(fault.rule, format!("{name}: {}", fault.what));
         faults.extend(history.faults().into_iter().map(of));
-        faults.extend(
-            inner
-                .ledger
-                .justify(history, &inner.heard)
-                .into_iter()
-                .map(of),
-        );
+        faults.extend(inner.ledger.justify(history, &heard).into_iter().map(of));
     }
     let histories: Vec<History> = inner.histories.values().cloned().collect();
     match Log::of(&histories) {
@@ -418,6 +426,9 @@ fn judge(cluster: &Cluster, record: &Record) -> Vec<String> {
         Err(fault) => faults.push(fault),
     }
     let mut wrong = std::mem::take(&mut inner.wrong);
+    wrong.extend(service::unexcused(&inner.missed, &inner.outages));
+    let missed = inner.missed.len() as u64;
+    inner.counts.insert("requests not answered in time", missed);
     wrong.extend(agree_on_the_log(&histories).err());
     let mut sharp = 0;
     for sample in &inner.samples {
@@ -543,6 +554,8 @@ fn uncovered(cluster: &Cluster, record: &Record, strikes: &[Strike]) -> Vec<Stri
         "strong reads answered",
         "ordered channels judged",
         "coordinators changed",
+        "openings in peace",
+        "reads in peace",
     ];
     let planned: BTreeSet<Kind> = strikes.iter().map(|strike| strike.kind).collect();
     let carried = cluster.fabric.counters();

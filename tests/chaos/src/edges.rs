@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use headcount_checker::linear::{Call, Op};
 use headcount_checker::{At, Source, Ticket};
 use headcount_client::{Client, Config, Notice};
@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::cluster::{Cluster, KEY};
 use crate::record::Record;
+use crate::service::ANSWER;
 
 /// Longest wait for an acknowledgement before an edge gives its session up.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -85,16 +86,23 @@ impl Session {
 
     /// Reports changes and waits until they are counted; returns whether they were in time.
     pub(crate) async fn report(&self, items: Vec<ReportItem>) -> bool {
-        let Some(ticket) = self.send(items).await else {
-            return false;
-        };
+        match self.send(items).await {
+            Some(ticket) => self.settle([ticket]).await,
+            None => false,
+        }
+    }
+
+    /// Waits until all that was sent is counted; returns whether it was in time.
+    async fn settle(&self, tickets: impl IntoIterator<Item = Ticket>) -> bool {
         let flushed = tokio::time::timeout(PATIENCE, self.client.flush()).await;
         if !flushed.is_ok_and(|flushed| flushed.is_ok()) {
             return false;
         }
         let now = self.record.now();
-        self.record.write().ledger.acked(ticket, now);
-        self.record.count("reports acknowledged");
+        for ticket in tickets {
+            self.record.write().ledger.acked(ticket, now);
+            self.record.count("reports acknowledged");
+        }
         true
     }
 
@@ -147,15 +155,18 @@ async fn listen(record: Arc<Record>, source: Source, mut notices: mpsc::Receiver
 /// Attaches a connection to each of some channels; if nobody touches them afterwards, they must
 /// stand through everything that their region survives.
 pub(crate) async fn attach(session: &Session, channels: &[String]) -> Result<bool> {
-    let mut items = Vec::new();
-    for channel in channels {
-        items.push(ReportItem::Attach {
+    Ok(session.report(attaches(channels)?).await)
+}
+
+fn attaches(channels: &[String]) -> Result<Vec<ReportItem>> {
+    let attaches = channels.iter().map(|channel| {
+        Ok(ReportItem::Attach {
             connection: "standing".parse()?,
             channel: channel.parse()?,
             modes: Modes::DEFAULT,
-        });
-    }
-    Ok(session.report(items).await)
+        })
+    });
+    attaches.collect()
 }
 
 /// What a churning edge does.
@@ -195,7 +206,13 @@ pub(crate) async fn churn(
                 return Ok(session);
             }
             let items = change(&mut rng, churn.channels, &mut attached)?;
-            if !session.report(items).await && !*stop.borrow() {
+            let asked = record.now();
+            let counted = session.report(items).await;
+            if !counted || record.now() - asked > ANSWER {
+                let what = format!("{} was not told that its report counts", session.source);
+                record.missed(what, region, asked);
+            }
+            if !counted && !*stop.borrow() {
                 // Nobody answered for so long that its server gives up.
                 break rng.random_range(0..2);
             }
@@ -373,19 +390,19 @@ pub(crate) async fn load(session: Session, stop: watch::Receiver<bool>) -> Resul
 }
 
 /// How often a crowd comes and goes.
-const CROWD_TICK: Duration = Duration::from_millis(50);
+pub(crate) const CROWD_TICK: Duration = Duration::from_millis(50);
 
 /// Groups of a crowd: one comes with each tick, and another one leaves.
 const CROWD_GROUPS: usize = 8;
 
-/// Attaches `rate` connections a second to a hundred channels that stay open, and detaches as many,
-/// until told to stop; returns how many were attached. What the ledger would have of it is of no
-/// interest: nobody judges these channels.
+/// Attaches `size` connections each [`CROWD_TICK`] to a hundred channels that stay open, and
+/// detaches as many, until told to stop; returns the session, which holds the channels open, and
+/// how many it attached a second. What the ledger would have of it is of no interest.
 pub(crate) async fn crowd(
     session: Session,
-    rate: usize,
+    size: usize,
     stop: watch::Receiver<bool>,
-) -> Result<u64> {
+) -> Result<(Session, f64)> {
     let edge = &session.source.edge;
     let channels = (0..100).map(|of| format!("crowd:{edge}:{of}").parse());
     let channels = channels.collect::<Result<Vec<ChannelName>, _>>()?;
@@ -400,13 +417,14 @@ pub(crate) async fn crowd(
     };
     let host: ConnectionId = "host".parse()?;
     report(channels.iter().map(|of| attach(&host, of)).collect()).await?;
-    let size = rate * usize::try_from(CROWD_TICK.as_millis())? / 1_000;
     let mut groups = Vec::new();
     for group in 0..CROWD_GROUPS {
         let people = (0..size).map(|of| format!("{group}-{of}").parse());
         groups.push(people.collect::<Result<Vec<ConnectionId>, _>>()?);
     }
+    // A tick that comes late is made up for: what is offered does not depend on who takes it.
     let (mut attached, mut ticks) = (0, tokio::time::interval(CROWD_TICK));
+    let begun = tokio::time::Instant::now();
     for turn in 0.. {
         ticks.tick().await;
         if *stop.borrow() {
@@ -416,7 +434,7 @@ pub(crate) async fn crowd(
             .iter()
             .zip(channels.iter().cycle());
         let mut items: Vec<_> = comes.map(|(who, to)| attach(who, to)).collect();
-        attached += items.len() as u64;
+        attached += items.len();
         if turn >= CROWD_GROUPS / 2 {
             let goes = groups[(turn - CROWD_GROUPS / 2) % CROWD_GROUPS].iter();
             let goes = goes.zip(channels.iter().cycle());
@@ -427,26 +445,36 @@ pub(crate) async fn crowd(
         }
         report(items).await?;
     }
+    let rate = attached as f64 / begun.elapsed().as_secs_f64();
     tokio::time::timeout(PATIENCE, session.client.flush()).await??;
-    Ok(attached)
+    Ok((session, rate))
 }
 
-/// Attaches to one new channel after the other until told to stop; returns which, and when.
+/// Attaches to one new channel after the other, called `name` and a number, until told to stop;
+/// returns the session, and which channels were due when. None waits until those before it are
+/// counted, or the worst delays would keep the next probes from being made.
 pub(crate) async fn probe(
-    record: Arc<Record>,
     session: Session,
-    mut stop: watch::Receiver<bool>,
-) -> Result<Vec<(String, At)>> {
-    let mut asked = Vec::new();
-    while !*stop.borrow() {
-        let channel = format!("probe:{}", asked.len());
-        asked.push((channel.clone(), record.now()));
-        anyhow::ensure!(
-            attach(&session, &[channel]).await?,
-            "a probe is not counted"
-        );
-        // allow-sleep: the pace of the probe; stopping cuts it short
-        drop(tokio::time::timeout(Duration::from_millis(100), stop.wait_for(|stop| *stop)).await);
+    name: String,
+    pace: Duration,
+    stop: watch::Receiver<bool>,
+) -> Result<(Session, Vec<(String, At)>)> {
+    let (mut asked, mut tickets) = (Vec::new(), Vec::new());
+    let mut ticks = tokio::time::interval(pace);
+    loop {
+        // Late or not, it counts from when it should have been.
+        let due = session.record.at(ticks.tick().await);
+        if *stop.borrow() {
+            break;
+        }
+        let channel = format!("{name}:{}", asked.len());
+        let sent = session
+            .send(attaches(std::slice::from_ref(&channel))?)
+            .await;
+        tickets.push(sent.context("a probe is not taken")?);
+        asked.push((channel, due));
     }
-    Ok(asked)
+    let counted = session.settle(tickets).await;
+    anyhow::ensure!(counted, "the probes are not counted");
+    Ok((session, asked))
 }

@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use crate::cluster::{Cluster, Trick, wait_until};
 use crate::plan::{Kind, Strike};
 use crate::record::Record;
+use crate::service::Outage;
 
 /// How long a node may take to notice that its disk fails.
 const NOTICE: Duration = Duration::from_secs(20);
@@ -55,25 +56,36 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Checks that what a node wrote since `before` says why it ended; returns that line.
+/// Checks that a node that ended by itself says with its last word why; `before` is how long its
+/// log was when it was struck. Returns that line.
 pub(crate) fn says_why(cluster: &Cluster, node: usize, before: usize) -> Result<String> {
     let log = cluster.log(node);
-    let said = log.get(before..).unwrap_or(&log);
-    let reasons = [
-        "no space",
-        "i/o error",
-        "input/output",
-        "storage",
-        "store",
-        "damage",
-        "corrupt",
-    ];
-    let why = said.lines().rev().find(|line| {
-        let line = line.to_lowercase();
-        reasons.iter().any(|reason| line.contains(reason))
-    });
+    let said = log.get(before..).unwrap_or_default();
+    let why = last_word(said).filter(|line| tells_of_a_disk(line));
     let why = why.with_context(|| format!("node {node} does not say why it ended: {said}"))?;
     Ok(why.to_owned())
+}
+
+/// Returns the error with which a process ends, if it told any: errors on the way there, and
+/// whatever else is logged, may be of other things.
+fn last_word(said: &str) -> Option<&str> {
+    let mut lines = said.lines().rev();
+    let is_error = |line: &&str| {
+        let level = line.split_whitespace().nth(1);
+        line.starts_with("error: ") || level == Some("ERROR")
+    };
+    lines.find(is_error)
+}
+
+/// Returns whether an error names what the system refused, or what is damaged.
+fn tells_of_a_disk(error: &str) -> bool {
+    let reasons = [
+        "os error ",
+        "is damaged at ",
+        "is missing: ",
+        "cannot read ",
+    ];
+    reasons.iter().any(|reason| error.contains(reason))
 }
 
 /// Lets time pass: that of a fault, or of its rhythm.
@@ -269,6 +281,7 @@ impl Nemesis {
             kind.as_str(),
             taken.nodes
         ));
+        let from = self.record.now();
         match kind {
             Kind::Kill | Kind::KillLeader | Kind::KillRegion | Kind::KillAll => {
                 self.down(&taken.nodes, *lasts, *kind).await?;
@@ -286,7 +299,18 @@ impl Nemesis {
             Kind::DiskFull => self.fill_disk(taken.nodes[0], *lasts).await?,
             Kind::Squeeze => self.squeeze(taken.nodes[0], *lasts).await?,
         }
-        *self.record.write().counts.entry(kind.as_str()).or_default() += 1;
+        let regions = taken.nodes.iter();
+        let regions = regions.map(|node| self.cluster.nodes[*node].region);
+        let outage = Outage {
+            regions: regions.collect(),
+            from,
+            to: self.record.now() + self.recovery,
+        };
+        {
+            let mut inner = self.record.write();
+            inner.outages.push(outage);
+            *inner.counts.entry(kind.as_str()).or_default() += 1;
+        }
         self.record
             .say(format!("heal  {} {:?}", kind.as_str(), taken.nodes));
         Ok(())
@@ -481,9 +505,9 @@ impl Nemesis {
         Ok(())
     }
 
-    /// Waits until a node ends by itself, with a reason in its log.
-    async fn wait_stopped(&self, node: usize, reason: &str) -> Result<()> {
-        let before = self.cluster.log(node).len().saturating_sub(8_000);
+    /// Waits until a node ends by itself, with a reason in its log, which was `before` bytes long
+    /// when its disk failed.
+    async fn wait_stopped(&self, node: usize, reason: &str, before: usize) -> Result<()> {
         let ended = wait_until(format!("node {node} stops: {reason}"), NOTICE, async || {
             let ended = self
                 .cluster
@@ -503,8 +527,9 @@ impl Nemesis {
     async fn fail_syncs(&self, node: usize, lasts: Duration) -> Result<()> {
         let voids = self.voided(&[node]);
         let from = self.record.now();
+        let before = self.cluster.log(node).len();
         self.cluster.fail_syncs(node, true)?;
-        self.wait_stopped(node, "its syncs fail").await?;
+        self.wait_stopped(node, "its syncs fail", before).await?;
         pass(lasts).await;
         self.back(node, from, voids).await
     }
@@ -512,8 +537,9 @@ impl Nemesis {
     async fn fill_disk(&self, node: usize, lasts: Duration) -> Result<()> {
         let voids = self.voided(&[node]);
         let from = self.record.now();
+        let before = self.cluster.log(node).len();
         self.cluster.fill(node)?;
-        self.wait_stopped(node, "its disk is full").await?;
+        self.wait_stopped(node, "its disk is full", before).await?;
         pass(lasts).await;
         self.cluster.unfill(node)?;
         self.back(node, from, voids).await
@@ -540,5 +566,40 @@ impl Nemesis {
         self.wait_ready(&[node]).await?;
         self.excuse(from, &voids);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_says_with_its_last_word_why_it_ended() {
+        let full = "2026-11-26T14:39:57.2Z ERROR node: the node must stop reason=\"the store failed: \
+                    cannot write the log: No space left on device (os error 28)\"\n\
+                    2026-11-26T14:39:57.3Z  INFO consensus: a group ended\n\
+                    error: the node had to stop: the store failed: cannot write the log: No space \
+                    left on device (os error 28)\n";
+        let word = last_word(full).expect("it says something");
+        assert!(word.starts_with("error: the node had to stop: "), "{word}");
+        assert!(tells_of_a_disk(word));
+
+        let word = last_word(
+            "error: log/0.log is damaged at byte 7: no such record; \
+                              the store is not opened",
+        );
+        assert!(word.is_some_and(tells_of_a_disk));
+    }
+
+    #[test]
+    fn what_is_said_on_the_way_is_no_reason() {
+        let busy = "2026-11-26T14:39:57.2Z  WARN consensus: the store is slow (os error 11)\n\
+                    2026-11-26T14:39:57.3Z ERROR node: the store did not close cleanly\n";
+        let word = last_word(busy).expect("it says something");
+        assert!(!tells_of_a_disk(word), "{word}");
+        assert_eq!(
+            last_word("2026-11-26T14:39:57.2Z  INFO store: opened\n"),
+            None
+        );
     }
 }

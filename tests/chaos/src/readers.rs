@@ -1,6 +1,6 @@
 //! Readers: ask nodes how many are where, and write down what they say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,20 +16,27 @@ use tokio::sync::watch;
 use crate::cluster::{Cluster, KEY};
 use crate::edges::category;
 use crate::record::Record;
-
-/// Longest wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(4);
+use crate::service::ANSWER;
 
 /// How much an admitted age may be off: it is told in milliseconds, and clocks are read twice.
 const AGE_SLACK: Duration = Duration::from_millis(50);
 
 /// What a node said.
-struct Answer {
-    occupancy: Occupancy,
-    age: Duration,
+pub(crate) struct Answer {
+    pub(crate) occupancy: Occupancy,
+    /// How old that is.
+    pub(crate) age: Duration,
+    /// The regions that it does not hear.
+    pub(crate) unheard: BTreeSet<String>,
 }
 
-async fn ask(cluster: &Cluster, node: usize, channel: &str, strong: bool) -> Result<Answer> {
+/// Asks a node about a channel: as it has it, or strongly.
+pub(crate) async fn ask(
+    cluster: &Cluster,
+    node: usize,
+    channel: &str,
+    strong: bool,
+) -> Result<Answer> {
     let base = cluster.client(node);
     let consistency = if strong { "?consistency=strong" } else { "" };
     let url = format!(
@@ -38,10 +45,13 @@ async fn ask(cluster: &Cluster, node: usize, channel: &str, strong: bool) -> Res
     );
     let (user, secret) = KEY.split_once(':').context("a key has a secret")?;
     let request = cluster.http.get(url).basic_auth(user, Some(secret));
-    let answer = request.timeout(PATIENCE).send().await?;
+    let answer = request.timeout(ANSWER).send().await?;
     let status = answer.status();
-    let age = answer.headers().get("headcount-age-ms");
-    let age = age.and_then(|age| age.to_str().ok()?.parse().ok());
+    let header = |name| answer.headers().get(name)?.to_str().ok();
+    let age = header("headcount-age-ms").and_then(|age| age.parse().ok());
+    let unheard = header("headcount-unheard-regions").into_iter();
+    let unheard = unheard.flat_map(|regions| regions.split(','));
+    let unheard = unheard.map(str::to_owned).collect();
     let body = answer.text().await?;
     if !status.is_success() {
         bail!("{status}: {body}");
@@ -50,6 +60,7 @@ async fn ask(cluster: &Cluster, node: usize, channel: &str, strong: bool) -> Res
     Ok(Answer {
         occupancy: details.status.occupancy.metrics,
         age: Duration::from_millis(age.context("no age")?),
+        unheard,
     })
 }
 
@@ -72,7 +83,7 @@ pub(crate) async fn sample(
         let channel = &channels[rng.random_range(0..channels.len())];
         let asked = record.now();
         match ask(&cluster, node, channel, false).await {
-            Ok(Answer { occupancy, age }) => {
+            Ok(Answer { occupancy, age, .. }) => {
                 let to = record.now();
                 record.write().samples.push(Sample {
                     node: format!("node {node}"),
@@ -83,7 +94,11 @@ pub(crate) async fn sample(
                 });
                 record.count("reads answered");
             }
-            Err(_) => record.count("reads without an answer"),
+            Err(why) => {
+                let what = format!("node {node} did not tell {channel}: {why:#}");
+                record.missed(what, cluster.nodes[node].region, asked);
+                record.count("reads without an answer");
+            }
         }
         // allow-sleep: the pace of a reader; stopping cuts it short
         drop(tokio::time::timeout(Duration::from_millis(80), stop.wait_for(|stop| *stop)).await);
@@ -178,7 +193,7 @@ pub(crate) async fn list(cluster: &Cluster, node: usize) -> Result<BTreeMap<Stri
             .http
             .get(format!("{base}{path}"))
             .basic_auth(user, Some(secret));
-        let answer = request.timeout(PATIENCE).send().await?.error_for_status()?;
+        let answer = request.timeout(ANSWER).send().await?.error_for_status()?;
         let mut links = answer.headers().get_all("link").iter();
         let link =
             links.find_map(|link| link.to_str().ok().filter(|link| link.contains("\"next\"")));

@@ -9,6 +9,9 @@ use std::time::Instant;
 use headcount_checker::linear::{Call, Op};
 use headcount_checker::sessions::Seen;
 use headcount_checker::{Allowance, At, History, Ledger, Sample};
+use headcount_model::EventKind;
+
+use crate::service::{Missed, Outage};
 
 /// What all actors write to.
 #[derive(Debug)]
@@ -24,20 +27,49 @@ pub(crate) struct Inner {
     pub(crate) ledger: Ledger,
     /// What each watcher was told, by its name.
     pub(crate) histories: BTreeMap<String, History>,
-    /// When each event was told first to anybody.
-    pub(crate) heard: BTreeMap<String, At>,
+    /// When each watcher was told each event first, by its name and the event's id.
+    pub(crate) heard: BTreeMap<String, BTreeMap<String, At>>,
     /// What readers were told.
     pub(crate) samples: Vec<Sample>,
     /// Strong reads and writes of the channels that are searched for an order.
     pub(crate) calls: BTreeMap<String, Vec<Call<Op>>>,
     /// What only grows, as readers of one replica saw it.
     pub(crate) seen: Vec<Seen<u32>>,
+    /// Which processes were struck when.
+    pub(crate) outages: Vec<Outage>,
+    /// Requests that were not answered in time.
+    pub(crate) missed: Vec<Missed>,
     /// What happened, for people.
     pub(crate) log: Vec<(At, String)>,
     /// How often things happened.
     pub(crate) counts: BTreeMap<&'static str, u64>,
     /// What is wrong already.
     pub(crate) wrong: Vec<String>,
+}
+
+impl Inner {
+    /// Returns when each event was told first to anybody.
+    pub(crate) fn heard_first(&self) -> BTreeMap<String, At> {
+        let mut first = BTreeMap::new();
+        for (id, at) in self.heard.values().flatten() {
+            let known = first.entry(id.clone()).or_insert(*at);
+            *known = (*at).min(*known);
+        }
+        first
+    }
+
+    /// Returns when a watcher was told first of each channel that it opened.
+    pub(crate) fn opened(&self, watcher: &str) -> BTreeMap<&str, At> {
+        let mut opened = BTreeMap::new();
+        let told = self.histories.get(watcher).map(History::events);
+        for told in told.unwrap_or_default() {
+            let heard = self.heard.get(watcher).and_then(|of| of.get(&told.id));
+            if let (EventKind::Opened, Some(at)) = (told.kind, heard) {
+                opened.entry(told.channel.as_str()).or_insert(*at);
+            }
+        }
+        opened
+    }
 }
 
 impl Record {
@@ -52,6 +84,8 @@ impl Record {
                 samples: Vec::new(),
                 calls: BTreeMap::new(),
                 seen: Vec::new(),
+                outages: Vec::new(),
+                missed: Vec::new(),
                 log: Vec::new(),
                 counts: BTreeMap::new(),
                 wrong: Vec::new(),
@@ -62,6 +96,11 @@ impl Record {
     /// Returns the present moment.
     pub(crate) fn now(&self) -> At {
         self.start.elapsed()
+    }
+
+    /// Returns a moment as the run's clock tells it.
+    pub(crate) fn at(&self, moment: tokio::time::Instant) -> At {
+        moment.into_std().saturating_duration_since(self.start)
     }
 
     /// Returns what is written, to write more.
@@ -84,6 +123,17 @@ impl Record {
             std::fs::write(home.join(format!("told {name}.log")), steps)?;
         }
         Ok(())
+    }
+
+    /// Notes that a region was asked for something and did not answer in time.
+    pub(crate) fn missed(&self, what: String, region: usize, from: At) {
+        let to = self.now();
+        self.write().missed.push(Missed {
+            what,
+            region,
+            from,
+            to,
+        });
     }
 
     /// Counts that something happened.

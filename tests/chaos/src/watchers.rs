@@ -134,12 +134,13 @@ fn take(record: &Record, watcher: &str, item: WatchItem) {
     let mut inner = record.write();
     let inner = &mut *inner;
     let history = inner.histories.entry(watcher.to_owned()).or_default();
+    let heard = inner.heard.entry(watcher.to_owned()).or_default();
     let before = history.steps.len();
     let outcome = history.take(item);
     for step in &history.steps[before..] {
         if let Step::Event(told) = step {
             *inner.counts.entry("events told").or_default() += 1;
-            inner.heard.entry(told.id.clone()).or_insert(now);
+            heard.entry(told.id.clone()).or_insert(now);
         }
     }
     if let Err(why) = outcome {
