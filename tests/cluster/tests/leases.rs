@@ -34,6 +34,7 @@ fn a_leader_that_was_cut_off_declares_nobody_dead_once_it_is_heard_again() {
             Ok::<_, String>(lives.collect::<Vec<_>>())
         };
         let before = lives(&others).await.expect("it answers");
+        let term_before = cluster.status(old).await.expect("it answers").control.term;
 
         // It hears nobody, so that to it everybody is dead; the others elect another leader.
         cluster.isolate(old);
@@ -64,14 +65,18 @@ fn a_leader_that_was_cut_off_declares_nobody_dead_once_it_is_heard_again() {
         for node in &others {
             cluster.cut(*node, None);
         }
-        wait_until("the old leader follows, and everybody lives", async || {
-            let leader = leader_of(old).await?;
-            let now = lives(&[0, 1, 2]).await?;
-            let live = now.iter().flatten().filter(|(state, _)| state == "live");
-            (leader != old && live.count() == REGIONS.len())
-                .then_some(())
-                .ok_or_else(|| format!("node {leader} leads, {now:?}"))
-        })
+        wait_until(
+            "the old leader has heard of another, and everybody lives",
+            async || {
+                // It may lead again by then.
+                let term = cluster.status(old).await?.control.term;
+                let now = lives(&[0, 1, 2]).await?;
+                let live = now.iter().flatten().filter(|(state, _)| state == "live");
+                (term > term_before && live.count() == REGIONS.len())
+                    .then_some(())
+                    .ok_or_else(|| format!("term {term}, {now:?}"))
+            },
+        )
         .await;
         cluster.wait_grown().await;
         let after = lives(&others).await.expect("it answers");

@@ -84,6 +84,17 @@ fn every_rule_is_left_out_once() {
     assert_eq!(forgotten, [], "no world shows why these are needed");
 }
 
+/// The product's own rules: it only does not stop by its clock, and promises nothing that hangs on
+/// that.
+#[test]
+fn a_node_that_acts_on_after_its_lease_breaks_no_other_promise() {
+    let rules = Rules::all().without(&[Rule::StopInTime]);
+    let report = check::run(leases::World::as_built().into(), rules);
+    println!("{TABLE_HEAD}\n{report}");
+    assert!(report.exhausted, "{:?}", report.counterexample);
+    assert!(report.unique >= 5_000, "only {} states", report.unique);
+}
+
 /// Sequences already keep numbers in order. The numbers' own check is for what the model leaves
 /// out (transitions dropped by R7), so leaving it out alone must change nothing.
 #[test]

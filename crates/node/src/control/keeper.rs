@@ -11,6 +11,7 @@ use headcount_placement::{
 };
 use headcount_rpc::control::{Renewal, Standings};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::ControlHandle;
 use crate::clock::Clock;
@@ -40,6 +41,7 @@ pub(crate) struct Keeper {
 /// The leases of all nodes, and the traffic of all shards.
 #[derive(Debug)]
 struct Kept {
+    group: Group,
     leases: Leases,
     traffic: Traffic,
 }
@@ -59,7 +61,8 @@ impl Keeper {
     }
 
     /// Renews a node's lease and takes note of the traffic that it tells; `None` if this node does
-    /// not lead.
+    /// not lead, or another may lead already: its leader would not know that the lease runs on, and
+    /// declare the node dead.
     pub(crate) fn renew(
         &self,
         control: &Control,
@@ -74,6 +77,9 @@ impl Keeper {
         } = renewal;
         self.with(|kept| {
             let kept = kept.as_mut()?;
+            if !leads_alone(&kept.group) {
+                return None;
+            }
             let renewed = kept.leases.renew(now, control, *node, *incarnation);
             if renewed.is_ok() {
                 let known = |shard| control.group(GroupId::Shard(shard)).is_some();
@@ -90,7 +96,9 @@ impl Keeper {
     pub(crate) fn standings(&self, control: &Control) -> Option<Standings> {
         let now = self.clock.monotonic();
         self.with(|kept| {
-            let Kept { leases, traffic } = kept.as_ref()?;
+            let Kept {
+                leases, traffic, ..
+            } = kept.as_ref()?;
             let nodes = control.nodes().iter();
             let nodes = nodes
                 .filter(|(_, node)| node.state != NodeState::Removed)
@@ -134,21 +142,24 @@ impl Keeper {
                 }
                 continue;
             };
-            if begun.is_none() {
-                // Else it would renew what an earlier leader has ended.
-                if !catch_up(&group).await {
-                    tokio::select! {
-                        changed = leadership.changed() => if changed.is_err() { return },
-                        () = tokio::time::sleep(RETRY) => {}
-                    }
-                    continue;
+            // One that has not caught up would renew what an earlier leader has ended. While it is
+            // not heard it renews nothing, and nobody's silence counts: the time lost is given to
+            // everybody with the next look.
+            if begun.is_none() && !catch_up(&group).await || !leads_alone(&group) {
+                tokio::select! {
+                    changed = leadership.changed() => if changed.is_err() { return },
+                    () = tokio::time::sleep(RETRY) => {}
                 }
-                begun = Some(epoch);
+                continue;
             }
+            begun = Some(epoch);
             let now = self.clock.monotonic();
             let state = control.borrow_and_update().clone();
             let (commands, deadline) = self.with(|kept| {
-                let Kept { leases, traffic } = kept.get_or_insert_with(|| Kept {
+                let Kept {
+                    leases, traffic, ..
+                } = kept.get_or_insert_with(|| Kept {
+                    group: group.clone(),
                     leases: Leases::new(self.leases, now, &state),
                     traffic: Traffic::new(self.traffic),
                 });
@@ -183,6 +194,13 @@ impl Keeper {
             }
         }
     }
+}
+
+/// Returns whether this replica leads and nobody else can at this moment, as a majority was heard
+/// lately.
+fn leads_alone(group: &Group) -> bool {
+    let until = group.status().leading_until;
+    until.is_some_and(|until| until > Instant::now())
 }
 
 /// Waits until this replica has applied what earlier leaders committed; returns whether it has.
