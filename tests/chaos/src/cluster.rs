@@ -437,10 +437,24 @@ impl Cluster {
 
     /// Returns how much memory a node's process holds, in bytes.
     pub(crate) fn resident(&self, node: usize) -> Option<u64> {
+        self.memory(node, "VmRSS:")
+    }
+
+    /// Returns how much memory a node's process has held at most, in bytes.
+    pub(crate) fn resident_most(&self, node: usize) -> Option<u64> {
+        self.memory(node, "VmHWM:")
+    }
+
+    /// Returns how much was charged at most to where a node's memory is bounded, its disk included.
+    pub(crate) fn charged_most(&self, node: usize) -> Option<u64> {
+        let group = self.nodes[node].group.as_ref()?;
+        let most = std::fs::read_to_string(group.join("memory.max_usage_in_bytes"));
+        most.ok()?.trim().parse().ok()
+    }
+
+    fn memory(&self, node: usize, which: &str) -> Option<u64> {
         let status = std::fs::read_to_string(self.process(node)?.join("status")).ok()?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(which))?;
         let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
         Some(kib * 1024)
     }
@@ -471,7 +485,7 @@ impl Cluster {
         Ok((answer.status().as_u16(), answer.text().await?))
     }
 
-    /// Returns the sum of a node's metric over all its labels.
+    /// Returns the sum of a node's metric over all its labels, or with those that are said.
     pub(crate) async fn metric(&self, node: usize, name: &str) -> Result<f64> {
         let (status, metrics) = self.admin(node, "/metrics").await?;
         anyhow::ensure!(status == 200, "{status}: {metrics}");
@@ -692,10 +706,12 @@ impl Node {
     }
 }
 
-/// Returns the sum of a metric over all its labels; of one that was never set, nothing is told.
+/// Returns the sum of a metric over all its labels, or with those that `name` ends in; of one that
+/// was never set, nothing is told.
 fn sum_of(metrics: &str, name: &str) -> f64 {
     let samples = metrics.lines().filter_map(|line| line.rsplit_once(' '));
-    let ours = samples.filter(|(sample, _)| sample.split('{').next() == Some(name));
+    let is_ours = |sample: &str| sample == name || sample.split('{').next() == Some(name);
+    let ours = samples.filter(|(sample, _)| is_ours(sample));
     ours.filter_map(|(_, value)| value.parse::<f64>().ok())
         .sum()
 }
@@ -744,5 +760,7 @@ mod tests {
         assert!((sum_of(metrics, "node_peer_queue_items") - 2.5).abs() < 1e-9);
         assert!((sum_of(metrics, "gateway_attachments") - 201.0).abs() < 1e-9);
         assert!(sum_of(metrics, "gateway").abs() < 1e-9);
+        let gossip = "node_peer_queue_items{stream=\"gossip\"}";
+        assert!((sum_of(metrics, gossip) - 0.5).abs() < 1e-9);
     }
 }

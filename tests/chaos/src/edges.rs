@@ -1,7 +1,7 @@
 //! Edges: servers that attach, detach, enter, leave, die and move, and keep the ledger.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use headcount_checker::linear::{Call, Op};
@@ -410,13 +410,9 @@ pub(crate) async fn crowd(
         let reported = tokio::time::timeout(PATIENCE, session.client.report(items)).await;
         Ok::<(), anyhow::Error>(reported??)
     };
-    let attach = |connection: &ConnectionId, channel: &ChannelName| ReportItem::Attach {
-        connection: connection.clone(),
-        channel: channel.clone(),
-        modes: Modes::DEFAULT,
-    };
     let host: ConnectionId = "host".parse()?;
-    report(channels.iter().map(|of| attach(&host, of)).collect()).await?;
+    let opens = channels.iter().map(|of| turn_of(&host, of, true));
+    report(opens.collect()).await?;
     let mut groups = Vec::new();
     for group in 0..CROWD_GROUPS {
         let people = (0..size).map(|of| format!("{group}-{of}").parse());
@@ -433,21 +429,81 @@ pub(crate) async fn crowd(
         let comes = groups[turn % CROWD_GROUPS]
             .iter()
             .zip(channels.iter().cycle());
-        let mut items: Vec<_> = comes.map(|(who, to)| attach(who, to)).collect();
+        let mut items: Vec<_> = comes.map(|(who, to)| turn_of(who, to, true)).collect();
         attached += items.len();
         if turn >= CROWD_GROUPS / 2 {
             let goes = groups[(turn - CROWD_GROUPS / 2) % CROWD_GROUPS].iter();
             let goes = goes.zip(channels.iter().cycle());
-            items.extend(goes.map(|(connection, channel)| ReportItem::Detach {
-                connection: connection.clone(),
-                channel: channel.clone(),
-            }));
+            items.extend(goes.map(|(who, from)| turn_of(who, from, false)));
         }
         report(items).await?;
     }
     let rate = attached as f64 / begun.elapsed().as_secs_f64();
     tokio::time::timeout(PATIENCE, session.client.flush()).await??;
     Ok((session, rate))
+}
+
+/// Says that a connection comes to a channel, or goes.
+fn turn_of(connection: &ConnectionId, channel: &ChannelName, comes: bool) -> ReportItem {
+    let (connection, channel) = (connection.clone(), channel.clone());
+    match comes {
+        true => ReportItem::Attach {
+            connection,
+            channel,
+            modes: Modes::DEFAULT,
+        },
+        false => ReportItem::Detach {
+            connection,
+            channel,
+        },
+    }
+}
+
+/// A flood's connections, and the channels that each is on: together more changes than wait in a
+/// client (`Config::queue_max`), where one that takes back what still waits would spare both.
+const FLOOD: (usize, usize) = (80, 1_000);
+
+/// How long it may take to tell what waits in a client and in its window when a flood ends.
+const EBB: Duration = Duration::from_secs(60);
+
+/// Lets connections come and go as fast as the client takes it, which is as fast as flow control
+/// lets the client tell it, until told to stop; then attaches to half of the channels, as the
+/// ledger is told. Returns the session, changes a second, and the part of the time that the
+/// client's queue was full.
+pub(crate) async fn flood(
+    session: Session,
+    stop: watch::Receiver<bool>,
+) -> Result<(Session, f64, f64)> {
+    let edge = &session.source.edge;
+    let names: Vec<String> = (0..FLOOD.1).map(|of| format!("{edge}:{of}")).collect();
+    let channels = names.iter().map(|name| name.parse());
+    let channels = channels.collect::<Result<Vec<ChannelName>, _>>()?;
+    let people = (0..FLOOD.0).map(|of| format!("p{of}").parse());
+    let people = people.collect::<Result<Vec<ConnectionId>, _>>()?;
+    let report = async |who: &ConnectionId, comes: bool| {
+        let items = channels.iter().map(|channel| turn_of(who, channel, comes));
+        let (items, asked) = (items.collect(), Instant::now());
+        tokio::time::timeout(PATIENCE, session.client.report(items)).await??;
+        Ok::<Duration, anyhow::Error>(asked.elapsed())
+    };
+    let (mut changes, mut waited, begun) = (0, Duration::ZERO, Instant::now());
+    'told: for comes in [true, false].into_iter().cycle() {
+        for who in &people {
+            if *stop.borrow() {
+                break 'told;
+            }
+            waited += report(who, comes).await?;
+            changes += channels.len();
+        }
+    }
+    let took = begun.elapsed().as_secs_f64();
+    for who in &people {
+        report(who, false).await?;
+    }
+    tokio::time::timeout(EBB, session.client.flush()).await??;
+    let stays = attach(&session, &names[..FLOOD.1 / 2]).await?;
+    anyhow::ensure!(stays, "what stays of a flood is not counted");
+    Ok((session, changes as f64 / took, waited.as_secs_f64() / took))
 }
 
 /// Attaches to one new channel after the other, called `name` and a number, until told to stop;

@@ -21,6 +21,7 @@ mod cluster;
 mod composed;
 mod edges;
 mod fabric;
+mod laggards;
 mod nemesis;
 mod plan;
 mod readers;

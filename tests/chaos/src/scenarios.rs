@@ -1,6 +1,7 @@
 //! Scenarios: one thing breaks, and how long its effects last is measured.
 
 mod heal;
+mod slow;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,14 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use headcount_checker::{Allowance, History, Step};
 use headcount_model::{ChannelKey, Modes, ReportItem, shard_of};
-use rustix::process::Signal;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::cluster::{Cluster, Plan, said, wait_until};
-use crate::composed::{GROWING, LEASE, lists, staying, watchers_of};
+use crate::composed::{GROWING, LEASE, staying, watchers_of};
 use crate::edges::{self, Session};
-use crate::nemesis::{pass, says_why};
+use crate::nemesis::says_why;
 use crate::readers;
 use crate::record::Record;
 use crate::service::opened_within;
@@ -38,7 +38,8 @@ const PROBES: Duration = Duration::from_millis(100);
 /// What a scenario's name ends with whose victims fall silent instead of being killed.
 const SILENT: &str = "-silent";
 
-/// A watcher that is slow on purpose: what it did not read is rolled up.
+/// What the names of watchers begin with that are slow on purpose: what they do not read is rolled
+/// up.
 const SLOW: &str = "slow";
 
 /// The scenarios by name, with what each measures.
@@ -80,7 +81,10 @@ pub(crate) const ALL: [(&str, &str); 14] = [
         "disks",
         "full, failing, damaged and torn disks, and a disk that is replaced",
     ),
-    ("slow", "a slow watcher and churn with bounded memory"),
+    (
+        "slow",
+        "slow readers of every kind, churn and edges at the limit, with bounded memory",
+    ),
 ];
 
 /// A figure of a scenario.
@@ -212,9 +216,7 @@ pub(crate) fn plan(name: &str, plan: Plan) -> Result<Plan> {
         _ => ("wan", [80, 220, 240]),
     };
     let mut plan = plan;
-    plan.settings
-        .retain(|setting| !setting.starts_with("cluster.timing"));
-    plan.settings.push(format!("cluster.timing = {timing:?}"));
+    set(&mut plan, &format!("cluster.timing = {timing:?}"));
     if matches!(kind(name), "ghosts" | "region") {
         let shortened = ["placement.", "gateway.edge_grace"];
         plan.settings
@@ -225,16 +227,26 @@ pub(crate) fn plan(name: &str, plan: Plan) -> Result<Plan> {
         ));
     }
     if name == "heal" {
-        plan.settings
-            .retain(|setting| !setting.starts_with("placement.lease"));
-        plan.settings
-            .push(format!("placement.lease = \"{}s\"", heal::LEASE.as_secs()));
+        let lease = heal::LEASE.as_secs();
+        set(&mut plan, &format!("placement.lease = \"{lease}s\""));
+    }
+    if name == "slow" {
+        for setting in slow::SETTINGS {
+            set(&mut plan, setting);
+        }
     }
     plan.tricks = name == "disks";
     Ok(Plan {
         round_trips_ms,
         ..plan
     })
+}
+
+/// Sets what a plan may have set otherwise.
+fn set(plan: &mut Plan, setting: &str) {
+    let key = |setting: &str| setting.split(" =").next().map(str::to_owned);
+    plan.settings.retain(|other| key(other) != key(setting));
+    plan.settings.push(setting.to_owned());
 }
 
 /// Returns how many nodes each region has in a scenario if nobody says: what is promised of rolling
@@ -386,7 +398,7 @@ impl Stand {
                 .steps
                 .iter()
                 .any(|step| matches!(step, Step::Gap(_)))
-                || name == SLOW
+                || name.starts_with(SLOW)
             {
                 continue;
             }
@@ -430,7 +442,7 @@ async fn play_on(name: &str, stand: Stand) -> Result<(Found, Vec<String>)> {
         "heal" => heal::heal(&stand, &mut found).await?,
         "rolling" => rolling(&stand, &mut found).await?,
         "disks" => disks(&stand, &mut found).await?,
-        "slow" => return slow(stand, found).await,
+        "slow" => return slow::slow(stand, found).await,
         _ => bail!("no scenario {name:?}"),
     }
     let wrong = stand.end().await?;
@@ -871,68 +883,6 @@ fn largest(cluster: &Cluster, node: usize) -> Result<std::path::PathBuf> {
     }
     files.sort();
     Ok(files.pop().context("the node has data")?.1)
-}
-
-async fn slow(mut stand: Stand, mut found: Found) -> Result<(Found, Vec<String>)> {
-    const BOUND: u64 = 192 * 1024 * 1024;
-    let cluster = stand.cluster.clone();
-    let node = cluster.of_region(1)[0];
-    let bounded = cluster.bound_memory(node, BOUND)?;
-    ensure!(
-        bounded,
-        "control groups of version 1 cannot be written here"
-    );
-    stand
-        .watch(Watcher {
-            name: SLOW.to_owned(),
-            nodes: vec![node],
-            stays: None,
-            pause: Some(Duration::from_secs(2)),
-            seed: 1,
-        })
-        .await?;
-    let _standing = stand.standing().await?;
-    let (stop, stopped) = watch::channel(false);
-    let mut loading = JoinSet::new();
-    for region in 0..3 {
-        let session = stand.session(&format!("load-{region}"), &cluster.of_region(region))?;
-        loading.spawn(edges::load(session, stopped.clone()));
-    }
-    let (mut most, begun) = (0, Instant::now());
-    while begun.elapsed() < Duration::from_secs(40) {
-        most = cluster.resident(node).unwrap_or_default().max(most);
-        ensure!(
-            cluster.ended(node)?.is_none(),
-            "the node was killed for its memory"
-        );
-        pass(Duration::from_millis(200)).await;
-    }
-    stop.send_replace(true);
-    let mut reported = 0;
-    while let Some(loaded) = loading.join_next().await {
-        reported += loaded??;
-    }
-    let (told, slow) = {
-        let inner = stand.record.write();
-        let events = |name: &str| inner.histories[name].events().len();
-        (events(&staying(&cluster, 1)), events(SLOW))
-    };
-    found.lines.push(format!(
-        "slow watcher: the node holds {} MiB at most, bound {} MiB; {reported} changes; \
-         {told} events told to its quick watcher, {slow} to its slow one",
-        most / (1024 * 1024),
-        BOUND / (1024 * 1024)
-    ));
-    ensure!(slow < told, "the slow watcher was not slow");
-    // However much waited on the way: every node counts what is attached, and nothing else.
-    for node in 0..cluster.nodes.len() {
-        let why = format!("node {node} lists what is attached");
-        let right = async || lists(&cluster, &stand.record, node).await;
-        wait_until(why, PATIENCE, right).await?;
-    }
-    cluster.signal(node, Signal::CONT)?;
-    let wrong = stand.end().await?;
-    Ok((found, wrong))
 }
 
 /// Returns items that attach or detach a connection.

@@ -74,10 +74,14 @@ fn note(record: &Record, watcher: &str, step: Step) {
 }
 
 async fn follow(cluster: &Cluster, record: &Record, watcher: &Watcher, node: usize) -> Result<()> {
-    let endpoint = Endpoint::from_shared(cluster.reporter(node))?
+    let mut endpoint = Endpoint::from_shared(cluster.reporter(node))?
         .connect_timeout(Duration::from_secs(1))
         .http2_keep_alive_interval(Duration::from_secs(1))
         .keep_alive_timeout(Duration::from_secs(2));
+    if watcher.pause.is_some() {
+        // As little as the protocol has: what is not read soon waits in the node, not here.
+        endpoint = endpoint.initial_stream_window_size(65_535);
+    }
     // A node that is down is no part of the history.
     let Ok(channel) = endpoint.connect().await else {
         return Ok(());

@@ -50,6 +50,9 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 /// then, if not by a heartbeat that says what it lacks.
 const APPEND_AGAIN: Duration = Duration::from_millis(500);
 
+/// Round trips in which a leader finds out where a replica's log ends, before it sends what follows.
+const PROBE_TRIPS: u32 = 1;
+
 /// Round trips of another life: a renewal that is refused; the registration, and its commit; the
 /// ownership's commit, and word of it; the claim, and its commit.
 const LIFE_TRIPS: u32 = 7;
@@ -85,6 +88,7 @@ impl Bound {
             ("opening", round_trip * OPEN_TRIPS),
             ("a heartbeat", HEARTBEAT),
             ("the next append", APPEND_AGAIN),
+            ("a probe", round_trip * PROBE_TRIPS),
             ("the reader", LOOK),
         ];
         if lasts > LEASE {
@@ -280,10 +284,10 @@ mod tests {
     fn the_bound_is_the_sum_of_its_parts() {
         let round_trip = Duration::from_millis(240);
         let after = |cut| move |batches| Bound::new(round_trip, batches, Duration::from_secs(cut));
-        // 0.1 + 0.24 + 0.24, 0.5 + 0.05 + 0.48 until connections work, 0.5 + 0.5 until all is known,
-        // and 0.1 for the reader.
+        // 0.1 + 0.24 + 0.24, 0.5 + 0.05 + 0.48 until connections work, 0.5 + 0.5 + 0.24 until all
+        // is known, and 0.1 for the reader.
         let bound = after(6)(1);
-        assert_eq!(bound.total(), Duration::from_millis(2_710));
+        assert_eq!(bound.total(), Duration::from_millis(2_950));
         assert_eq!(after(6)(2).total() - bound.total(), round_trip);
         // A way that lasted a second of the cut may seem to live for two more.
         let unnoticed = after(1)(1).total() - bound.total();
