@@ -124,7 +124,7 @@ struct Inner {
     dialer: Dialer,
     identity: RwLock<Identity>,
     links: RwLock<BTreeMap<NodeId, Arc<Link>>>,
-    /// Written by the streams of envelopes, in both directions, as they end.
+    /// Written by the streams of envelopes, in both directions, as they begin and end.
     raft_breaks: watch::Sender<Breaks>,
     /// Written by the streams of counts, in both directions, as they open and end.
     gossip_ways: watch::Sender<Ways>,
@@ -312,10 +312,7 @@ impl Network {
 
     /// Notes that a stream of envelopes to or from a node begins.
     pub(super) fn raft_stream(&self, node: NodeId) -> Breakable {
-        Breakable {
-            breaks: self.0.raft_breaks.clone(),
-            node,
-        }
+        Breakable::begin(&self.0.raft_breaks, node)
     }
 
     /// Returns the ways of parcels of counts, to be looked at and waited for.

@@ -312,6 +312,24 @@ async fn counts_have_ways_of_their_own() {
 }
 
 #[tokio::test]
+async fn streams_of_envelopes_that_begin_or_end_are_told() {
+    let (a, b) = pair(NetworkConfig::default(), Duration::ZERO).await;
+    let mut breaks = a.network.raft_breaks();
+    let mut more = async |than: u64| {
+        let count = |breaks: &Breaks| breaks.get(&B).copied().unwrap_or_default();
+        let more = breaks.wait_for(|breaks| count(breaks) > than);
+        let told = timeout(WITHIN, more).await.expect("it is told");
+        count(&told.expect("the network is kept"))
+    };
+    // One of each direction.
+    let both = more(1).await;
+    b.die();
+    let ended = more(both + 1).await;
+    // Tries count, too.
+    more(ended).await;
+}
+
+#[tokio::test]
 async fn who_was_not_heard_of_can_be_answered() {
     let known = Node::start(NodeId(1), NetworkConfig::default()).await;
     let mut stranger = Node::start(NodeId(2), NetworkConfig::default()).await;

@@ -96,21 +96,37 @@ impl Drop for OpenWay {
     }
 }
 
-/// How many streams of envelopes to and from each node have ended. What was on its way is lost
-/// whenever the number rises.
+/// How often streams of envelopes to and from each node have begun and ended. What was said before
+/// may be lost whenever the number rises: when one ends, what was on its way; when one begins, what
+/// could not be said until then.
 pub type Breaks = BTreeMap<NodeId, u64>;
 
-/// A stream of envelopes, which counts as a break when it ends.
+/// A stream of envelopes, from its beginning to its end.
 #[derive(Debug)]
 pub(crate) struct Breakable {
-    pub(crate) breaks: watch::Sender<Breaks>,
-    pub(crate) node: NodeId,
+    breaks: watch::Sender<Breaks>,
+    node: NodeId,
+}
+
+impl Breakable {
+    pub(crate) fn begin(breaks: &watch::Sender<Breaks>, node: NodeId) -> Self {
+        let stream = Self {
+            breaks: breaks.clone(),
+            node,
+        };
+        stream.count();
+        stream
+    }
+
+    fn count(&self) {
+        self.breaks
+            .send_modify(|breaks| *breaks.entry(self.node).or_default() += 1);
+    }
 }
 
 impl Drop for Breakable {
     fn drop(&mut self) {
-        self.breaks
-            .send_modify(|breaks| *breaks.entry(self.node).or_default() += 1);
+        self.count();
     }
 }
 
