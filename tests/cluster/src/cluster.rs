@@ -93,7 +93,9 @@ impl Cluster {
             .chain(settings)
             .map(|setting| (*setting).to_owned())
             .collect();
-        let http = reqwest::Client::builder().no_proxy().build();
+        // A node that refuses a large body closes the connection, which may be in use again by then.
+        let http = reqwest::Client::builder().no_proxy();
+        let http = http.pool_max_idle_per_host(0).build();
         let mut cluster = Self {
             slots: Vec::new(),
             settings,
