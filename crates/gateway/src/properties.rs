@@ -261,6 +261,19 @@ impl World {
         }
     }
 
+    /// Makes one in which all was told, and what `lost` changed since then was lost on the way.
+    fn after_a_loss(ops: Vec<Op>, lost: Vec<ReportItem>) -> Self {
+        let mut world = Self::new();
+        for op in ops {
+            world.run(op);
+        }
+        world.converge();
+        world.cut = true;
+        world.run(Op::Clients(lost));
+        world.pass(Duration::from_millis(5));
+        world
+    }
+
     fn step(&mut self, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.gateway.step(self.now, input, &mut effects);
@@ -646,14 +659,7 @@ proptest! {
 
     #[test]
     fn a_silent_loss_is_repaired_without_help(ops in ops(), lost in items()) {
-        let mut world = World::new();
-        for op in ops {
-            world.run(op);
-        }
-        world.converge();
-        world.cut = true;
-        world.run(Op::Clients(lost));
-        world.pass(Duration::from_millis(5));
+        let mut world = World::after_a_loss(ops, lost);
         world.cut = false;
         // The first patience, and time for the whole set.
         world.pass(Duration::from_millis(2_500));
@@ -663,14 +669,7 @@ proptest! {
 
     #[test]
     fn a_loss_is_repaired_at_once_where_the_way_is_said_to_be_open_again(ops in ops(), lost in items()) {
-        let mut world = World::new();
-        for op in ops {
-            world.run(op);
-        }
-        world.converge();
-        world.cut = true;
-        world.run(Op::Clients(lost));
-        world.pass(Duration::from_millis(5));
+        let mut world = World::after_a_loss(ops, lost);
         world.run(Op::Heal { told: true });
         world.settle();
         world.check();

@@ -444,7 +444,7 @@ pub(crate) async fn crowd(
 }
 
 /// Says that a connection comes to a channel, or goes.
-fn turn_of(connection: &ConnectionId, channel: &ChannelName, comes: bool) -> ReportItem {
+pub(crate) fn turn_of(connection: &ConnectionId, channel: &ChannelName, comes: bool) -> ReportItem {
     let (connection, channel) = (connection.clone(), channel.clone());
     match comes {
         true => ReportItem::Attach {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use headcount_checker::{Allowance, History, Step};
-use headcount_model::{ChannelKey, Modes, ReportItem, shard_of};
+use headcount_model::{ChannelKey, ReportItem, shard_of};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -887,22 +887,11 @@ fn largest(cluster: &Cluster, node: usize) -> Result<std::path::PathBuf> {
 
 /// Returns items that attach or detach a connection.
 pub(crate) fn changes(channels: &[String], attach: bool) -> Result<Vec<ReportItem>> {
-    let mut items = Vec::new();
-    for channel in channels {
-        let (connection, channel) = ("load".parse()?, channel.parse()?);
-        items.push(match attach {
-            true => ReportItem::Attach {
-                connection,
-                channel,
-                modes: Modes::DEFAULT,
-            },
-            false => ReportItem::Detach {
-                connection,
-                channel,
-            },
-        });
-    }
-    Ok(items)
+    let connection = "load".parse()?;
+    let items = channels
+        .iter()
+        .map(|channel| Ok(edges::turn_of(&connection, &channel.parse()?, attach)));
+    items.collect()
 }
 
 #[cfg(test)]

@@ -41,30 +41,27 @@ fn answers_say_what_they_rest_on() {
         // A region that is away is named while it is believed to live.
         cluster.kill(2).await;
         for node in [0, 1] {
-            wait_until("the region that is away is named", async || {
-                let status = Reader::new(&cluster, node).status("room").await?;
-                let unheard = status.freshness.unheard;
-                (unheard == [REGIONS[2]])
-                    .then_some(())
-                    .ok_or_else(|| format!("{unheard:?}"))
-            })
-            .await;
+            lacks(&cluster, node, &[REGIONS[2]]).await;
         }
         cluster.restart(2).await;
         cluster.wait_grown().await;
         for node in 0..3 {
-            wait_until("all regions are heard again", async || {
-                let status = Reader::new(&cluster, node).status("room").await?;
-                let unheard = status.freshness.unheard;
-                unheard
-                    .is_empty()
-                    .then_some(())
-                    .ok_or_else(|| format!("{unheard:?}"))
-            })
-            .await;
+            lacks(&cluster, node, &[]).await;
         }
         cluster.end().await;
     });
+}
+
+/// Waits until a node names exactly these regions as those that it does not hear.
+async fn lacks(cluster: &Cluster, node: usize, regions: &[&str]) {
+    wait_until(&format!("node {node} lacks {regions:?}"), async || {
+        let status = Reader::new(cluster, node).status("room").await?;
+        let unheard = status.freshness.unheard;
+        (unheard == regions)
+            .then_some(())
+            .ok_or_else(|| format!("{unheard:?}"))
+    })
+    .await;
 }
 
 #[test]
@@ -132,18 +129,11 @@ fn a_minority_tells_its_age_and_confirms_nothing() {
 
 /// Waits until a node names regions as unheard, and sees that it goes on to.
 async fn names(cluster: &Cluster, node: usize, silent: &[&str]) {
+    lacks(cluster, node, silent).await;
     let reader = Reader::new(cluster, node);
-    let unheard = async || Ok::<_, String>(reader.status("room").await?.freshness.unheard);
-    wait_until(&format!("node {node} names {silent:?}"), async || {
-        let unheard = unheard().await?;
-        (unheard == silent)
-            .then_some(())
-            .ok_or_else(|| format!("{unheard:?}"))
-    })
-    .await;
     let named = Instant::now();
     wait_until("it names them all the time", async || {
-        let unheard = unheard().await?;
+        let unheard = reader.status("room").await?.freshness.unheard;
         assert_eq!(unheard, silent, "node {node} after {:?}", named.elapsed());
         // Whoever connects again is found out after 3 s, by the default of the probes.
         (named.elapsed() > Duration::from_secs(4))
@@ -185,15 +175,7 @@ fn silent_regions_are_named_as_long_as_they_are_silent() {
         edge.attach("c2", "room").await;
         agree_on_counts(&cluster, &[&edge]).await;
         for node in 0..3 {
-            wait_until("all regions are heard again", async || {
-                let status = Reader::new(&cluster, node).status("room").await?;
-                let unheard = status.freshness.unheard;
-                unheard
-                    .is_empty()
-                    .then_some(())
-                    .ok_or_else(|| format!("{unheard:?}"))
-            })
-            .await;
+            lacks(&cluster, node, &[]).await;
         }
         cluster.end().await;
     });

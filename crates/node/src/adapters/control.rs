@@ -11,7 +11,7 @@ use headcount_model::control::{
     Refusal, TimingProfile,
 };
 use headcount_model::{Era, Incarnation, NodeId};
-use headcount_placement::{Control, RenewError};
+use headcount_placement::Control;
 use headcount_rpc::control::{
     CallError, ControlPort, JoinAsk, JoinReply, MemberAt, PortError, RenewReply, Renewal, Standings,
 };
@@ -179,11 +179,7 @@ impl ControlPort for NodeControl {
         async move {
             let control = self.control.borrow().clone();
             match self.keeper.renew(&control, &renewal) {
-                Some(Ok(lease)) => Ok(RenewReply::Renewed { lease }),
-                Some(Err(RenewError::Ended { current, .. })) => Ok(RenewReply::Ended { current }),
-                Some(Err(error @ RenewError::NotAMember(_))) => {
-                    Err(PortError::Refused(error.to_string()))
-                }
+                Some(renewed) => renewed.map_err(|error| PortError::Refused(error.to_string())),
                 None if renewal.take_on => self.take_on(renewal).await,
                 None => Err(elsewhere()),
             }

@@ -101,7 +101,7 @@ impl NodeOperator {
         status.regions = control
             .regions()
             .iter()
-            .filter(|(name, _)| members_of(&control, name).next().is_some())
+            .filter(|(name, _)| has_members(&control, name))
             .map(|(name, region)| {
                 let theirs = members_of(&control, name);
                 let led = |shard: &&ShardRow| {
@@ -315,8 +315,12 @@ fn members(control: &Control, id: GroupId) -> (Vec<u64>, Vec<u64>) {
         })
 }
 
-/// Returns the nodes of a region that were not removed. One that has none is remembered for its
-/// fences only.
+/// Returns whether a region has nodes; else it is remembered for its fences only.
+fn has_members(control: &Control, region: &RegionName) -> bool {
+    members_of(control, region).next().is_some()
+}
+
+/// Returns the nodes of a region that were not removed.
 fn members_of<'a>(
     control: &'a Control,
     region: &'a RegionName,
@@ -332,7 +336,7 @@ fn owner_rows(
     settled: impl Fn(&RegionName) -> Option<Fence>,
 ) -> Vec<OwnerRow> {
     let regions = control.regions().keys();
-    let regions = regions.filter(|region| members_of(control, region).next().is_some());
+    let regions = regions.filter(|region| has_members(control, region));
     let rows = regions.map(|region| {
         let tenure = control.tenure(region, shard).unwrap_or_default();
         OwnerRow {

@@ -9,7 +9,7 @@ use headcount_placement::{
     Control, ControlCommand, GroupId, LeaseConfig, Leases, NodeState, PlanOptions, RenewError,
     Traffic, TrafficConfig, plan,
 };
-use headcount_rpc::control::{Renewal, Standings};
+use headcount_rpc::control::{RenewReply, Renewal, Standings};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -62,12 +62,12 @@ impl Keeper {
 
     /// Renews a node's lease and takes note of the traffic that it tells; `None` if this node does
     /// not lead, or another may lead already: its leader would not know that the lease runs on, and
-    /// declare the node dead.
+    /// declare the node dead. Only who is no member is refused.
     pub(crate) fn renew(
         &self,
         control: &Control,
         renewal: &Renewal,
-    ) -> Option<Result<Duration, RenewError>> {
+    ) -> Option<Result<RenewReply, RenewError>> {
         let now = self.clock.monotonic();
         let Renewal {
             node,
@@ -87,7 +87,11 @@ impl Keeper {
                     kept.traffic.note(now, *shard, items);
                 }
             }
-            Some(renewed)
+            Some(match renewed {
+                Ok(lease) => Ok(RenewReply::Renewed { lease }),
+                Err(RenewError::Ended { current, .. }) => Ok(RenewReply::Ended { current }),
+                Err(refused @ RenewError::NotAMember(_)) => Err(refused),
+            })
         })
     }
 

@@ -8,7 +8,7 @@ use futures::stream::FuturesUnordered;
 use headcount_model::mutants::Mutant;
 use headcount_model::{Incarnation, NodeId};
 use headcount_placement::{
-    Addresses, COMMANDS_VERSION, Control, ControlCommand, GroupId, Outcome, Refusal, RenewError,
+    Addresses, COMMANDS_VERSION, Control, ControlCommand, GroupId, Outcome, Refusal,
 };
 use headcount_rpc::control::{ControlClient, RenewReply, Renewal, ShardsTraffic};
 use headcount_rpc::peers::Network;
@@ -131,11 +131,7 @@ impl Standing {
         };
         if self.handle.leader() == Some(self.node) {
             let control = self.control.borrow().clone();
-            return match self.keeper.renew(&control, &renewal)? {
-                Ok(lease) => Some(RenewReply::Renewed { lease }),
-                Err(RenewError::Ended { current, .. }) => Some(RenewReply::Ended { current }),
-                Err(RenewError::NotAMember(_)) => None,
-            };
+            return self.keeper.renew(&control, &renewal)?.ok();
         }
         self.ask(renewal).await
     }
