@@ -32,7 +32,7 @@ mod wan;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::{Parser, ValueEnum};
 
 use crate::memory::Held;
@@ -41,6 +41,9 @@ use crate::table::Table;
 /// The node's, as what tables take depends on it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What a part may take: the longest takes a third of it.
+const WITHIN: Duration = Duration::from_secs(30 * 60);
 
 /// Measures the core beside what people use today.
 #[derive(Debug, Parser)]
@@ -117,7 +120,8 @@ async fn main() -> Result<()> {
         }
         eprintln!("{}:", part.title());
         let mut table = Table::default();
-        part.measure(&arguments, &mut table).await?;
+        let measured = tokio::time::timeout(WITHIN, part.measure(&arguments, &mut table)).await;
+        measured.with_context(|| format!("{} took longer than {WITHIN:?}", part.name()))??;
         let section = report::section(part, arguments.quick, &table);
         println!("{section}");
         if let Some(page) = &arguments.write {

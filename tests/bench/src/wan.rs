@@ -91,6 +91,7 @@ async fn told(channels: u32) -> Result<(Passed, Passed)> {
         Dialer::default(),
         identity(TELLER),
     );
+    let mut ways = network.gossip_ways();
     let peer = Peer {
         node: TOLD,
         incarnation: Incarnation(1),
@@ -100,9 +101,9 @@ async fn told(channels: u32) -> Result<(Passed, Passed)> {
     let known = network.set_peers([peer], |_| true);
     known.map_err(|(_, reason)| anyhow::anyhow!(reason))?;
     // What opens the stream passes before anything is counted.
-    while !network.is_connected(TOLD) {
-        tokio::task::yield_now().await;
-    }
+    let open = ways.wait_for(|ways| ways.opening_to(TOLD).is_some());
+    let opened = tokio::time::timeout(WITHIN, open).await;
+    opened.context("the stream did not open")??;
     let settled = Parcel {
         shard: ShardId(0),
         take_on: false,
