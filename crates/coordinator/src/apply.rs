@@ -373,7 +373,10 @@ impl Shard {
             let last = touched
                 .told
                 .map_or(touched.occupancy, |told| told.occupancy);
-            touched.tell = occupancy != last && (last.crosses(&occupancy) || held <= run.stamp);
+            let changes = occupancy != last && (last.crosses(&occupancy) || held <= run.stamp);
+            // What was told last may be what it opened with, a moment ago.
+            let corrects = touched.opened.is_some_and(|opened| opened != occupancy);
+            touched.tell = changes || corrects;
             let before = std::mem::replace(&mut touched.occupancy, occupancy);
             let Some(channel) = channel else { continue };
             let told = if touched.tell {
@@ -607,6 +610,8 @@ struct Touched {
     last: Option<usize>,
     /// Whether that draft closed it.
     closed: bool,
+    /// With which counts the entry opened it, if it did not close it again.
+    opened: Option<Occupancy>,
     /// Whether its counts are told at the end of the entry.
     tell: bool,
 }
@@ -622,6 +627,7 @@ impl Run {
                 .filter(|previous| *previous != Position::START),
             last: None,
             closed: false,
+            opened: None,
             tell: false,
         });
     }
@@ -633,6 +639,11 @@ impl Run {
             .expect("a channel is touched before it changes");
         touched.last = Some(self.drafts.len());
         touched.closed = draft.kind == EventKind::Closed;
+        match draft.kind {
+            EventKind::Opened => touched.opened = Some(draft.occupancy),
+            EventKind::Closed => touched.opened = None,
+            EventKind::RegionActive | EventKind::RegionInactive | EventKind::Occupancy => {}
+        }
         self.drafts.push((key.clone(), draft));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use headcount_model::{
-    Batch, Category, ChannelKey, Claim, Command, Entry, Era, EventId, EventKind, Fence,
+    Batch, Category, ChannelKey, Claim, Command, Entry, Era, Event, EventId, EventKind, Fence,
     Incarnation, LoggedEvent, Modes, NodeId, Occupancy, OwnerRef, Pacing, RegionName, Register,
     ShardId, Tail, Timestamp, Transition,
 };
@@ -248,6 +248,45 @@ fn occupancy_is_paced_but_crossings_are_not() {
         log.tell(registers("us", 1, 6, &[("c", counts(9))])),
         ["occupancy@eu 9"]
     );
+}
+
+#[test]
+fn a_channel_that_reopens_with_other_counts_than_it_ends_with_is_told_what_it_ends_with() {
+    let mut log = Log::new();
+    log.apply(vec![claim("us", 1)]);
+    log.apply(vec![Command::Batch(batch(
+        "us",
+        1,
+        1,
+        vec![transition(1, "c", true)],
+    ))]);
+    log.now = 60_000;
+    assert_eq!(
+        log.tell(registers("us", 1, 2, &[("c", counts(2))])),
+        ["occupancy@eu 2"]
+    );
+    // Closed, opened with one, and with two again, all in one entry.
+    let mut reopened = batch(
+        "us",
+        1,
+        3,
+        vec![transition(2, "c", false), transition(3, "c", true)],
+    );
+    reopened.registers.push(Register {
+        channel: key("c"),
+        occupancy: counts(2),
+    });
+    assert_eq!(
+        log.tell(Command::Batch(reopened)),
+        [
+            "region.inactive@us 0",
+            "closed@eu 0",
+            "region.active@us 1",
+            "opened@eu 1",
+            "occupancy@eu 2"
+        ]
+    );
+    assert_eq!(log.shard.next_due(), None);
 }
 
 #[test]
@@ -703,16 +742,23 @@ proptest! {
         let applied = shard.apply(shard.applied() + 1, entry.clone());
         history.push((entry, applied));
         prop_assert_eq!(shard.next_due(), None);
+        // Some hear of counts only, others take them from whatever is told of the whole channel.
+        let mut counted: BTreeMap<ChannelKey, Occupancy> = BTreeMap::new();
         let mut told: BTreeMap<ChannelKey, Occupancy> = BTreeMap::new();
         for event in history.iter().flat_map(|(_, applied)| &applied.logged.events) {
-            if event.event.kind == EventKind::Occupancy {
-                told.insert(event.event.channel.clone(), event.event.occupancy);
+            let Event { kind, channel, occupancy, .. } = &event.event;
+            if *kind == EventKind::Occupancy {
+                counted.insert(channel.clone(), *occupancy);
+            }
+            if !kind.is_regional() {
+                told.insert(channel.clone(), *occupancy);
             }
         }
         for channel in shard.freeze().channels {
             let occupancy: Occupancy = channel.regions.iter().map(|(_, counts)| *counts).sum();
-            let last = told.get(&channel.key).copied().unwrap_or(Occupancy::ZERO);
+            let last = counted.get(&channel.key).copied().unwrap_or(Occupancy::ZERO);
             prop_assert_eq!(last, occupancy, "{}", channel.key);
+            prop_assert_eq!(told.get(&channel.key), Some(&occupancy), "{}", channel.key);
         }
     }
 }
