@@ -32,6 +32,7 @@ mod codec;
 mod config;
 #[cfg(test)]
 mod conformance;
+mod dump;
 mod error;
 mod group;
 mod host;
@@ -50,6 +51,7 @@ mod types;
 use std::fmt;
 
 pub use config::{HostConfig, Limits, Timing};
+pub use dump::{Dump, DumpedEntry, DumpedMembers};
 pub use error::{
     FatalError, HostError, InitializeError, ProposeError, ReadError, ReconcileError, StartError,
     TransferError, UnknownCause, WaitError,

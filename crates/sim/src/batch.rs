@@ -19,6 +19,7 @@ const COVERING_SEEDS: u64 = 50;
 
 /// What a batch is for: each of these must have happened.
 const REQUIRED: &[&str] = &[
+    "disks-lost",
     "edge-deaths",
     "edge-goodbyes",
     "edge-resumes",
@@ -27,6 +28,7 @@ const REQUIRED: &[&str] = &[
     "fault-clock",
     "fault-cut-bridge",
     "fault-cut-clients",
+    "fault-cut-flapping",
     "fault-cut-inside",
     "fault-cut-node",
     "fault-cut-one-way",
@@ -34,7 +36,10 @@ const REQUIRED: &[&str] = &[
     "fault-disk-eio-sync",
     "fault-disk-eio-write",
     "fault-disk-full",
+    "fault-disk-read-only",
     "fault-disk-slow",
+    "fault-drain",
+    "fault-drift",
     "fault-kill-all",
     "fault-kill-one",
     "fault-kill-region",
@@ -45,7 +50,10 @@ const REQUIRED: &[&str] = &[
     "fault-resets",
     "fault-slow-ways",
     "fault-stop",
+    "fault-thin-ways",
+    "fault-weights",
     "nodes-declared-dead",
+    "nodes-drained",
     "nodes-stopped-by-disks",
     "pieces-held",
     "reads",

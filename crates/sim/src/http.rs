@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request};
-use http_body_util::{BodyExt as _, Empty};
+use http::{HeaderMap, Method, Request};
+use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 
 use crate::network::SimDialer;
@@ -32,7 +32,37 @@ pub(crate) async fn get(
     authorization: &str,
     within: Duration,
 ) -> Result<Answer, String> {
-    let asking = ask(dialer.clone(), to, path, authorization);
+    send(
+        dialer,
+        to,
+        (Method::GET, path),
+        String::new(),
+        authorization,
+        within,
+    )
+    .await
+}
+
+/// Sends a body with a method to a path, and waits for the answer within a time.
+///
+/// # Errors
+/// Why there is no answer.
+pub(crate) async fn send(
+    dialer: &SimDialer,
+    to: SocketAddr,
+    (method, path): (Method, &str),
+    body: String,
+    authorization: &str,
+    within: Duration,
+) -> Result<Answer, String> {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", to.to_string())
+        .header("authorization", authorization)
+        .body(Full::from(body))
+        .map_err(|error| error.to_string())?;
+    let asking = ask(dialer.clone(), to, request);
     match tokio::time::timeout(within, asking).await {
         Ok(answered) => answered,
         Err(_) => Err(format!("no answer within {within:?}")),
@@ -42,18 +72,12 @@ pub(crate) async fn get(
 async fn ask(
     dialer: SimDialer,
     to: SocketAddr,
-    path: &str,
-    authorization: &str,
+    request: Request<Full<Bytes>>,
 ) -> Result<Answer, String> {
     let said = |error: &dyn std::fmt::Display| error.to_string();
     let socket = dialer.connect(to).await.map_err(|error| said(&error))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
         .await
-        .map_err(|error| said(&error))?;
-    let request = Request::get(path)
-        .header("host", to.to_string())
-        .header("authorization", authorization)
-        .body(Empty::<Bytes>::new())
         .map_err(|error| said(&error))?;
     let answering = async {
         let response = sender

@@ -6,6 +6,7 @@ use std::time::Duration;
 use headcount_checker::linear::{self, Call, Op};
 use headcount_checker::{Fault, History, Log, Step, agree_on_the_log, sessions};
 
+use crate::logs;
 use crate::plan::REGIONS;
 use crate::record::Record;
 use crate::world::World;
@@ -48,6 +49,13 @@ impl World {
                 "{} edges wait for acknowledgements",
                 record.restless
             ));
+        }
+        if record.orders > 0 {
+            return Some(format!("operators have {} things to do", record.orders));
+        }
+        let nodes = record.status.iter().flat_map(|status| &status.nodes);
+        if let Some(node) = nodes.into_iter().find(|node| node.state == "draining") {
+            return Some(format!("node {} was not taken back", node.id));
         }
         for node in 0..self.plan.nodes.len() {
             let Some(listed) = record.listed.get(&node) else {
@@ -100,6 +108,7 @@ impl World {
     pub(crate) fn judge(&mut self) -> Vec<String> {
         self.excuse();
         let deaths = self.deaths();
+        let disks = self.disks();
         let mut record = self.shared.lock();
         let record = &mut *record;
         let mut wrong = std::mem::take(&mut record.wrong);
@@ -137,23 +146,35 @@ impl World {
                 for told in events.filter(|told| !told.kind.is_regional()) {
                     say("the log", global.add(told).err().into_iter().collect());
                 }
+                let mut is_whole = false;
                 for (name, history) in &record.histories {
                     if gaps_of(history) != Gaps::Logged {
                         say(name, global.missed(history));
+                        is_whole = true;
                     }
                 }
+                let (faults, events) = logs::judge(&disks, self.plan.shards, &log, is_whole);
+                say("the disks", faults);
+                record.coverage.add("events-on-disks", events as u64);
             }
         }
         let mut judged = record.samples.iter();
         let first = judged.find_map(|sample| record.ledger.judge(sample));
         say("a reader", first.into_iter().collect());
+        let sharp = record.samples.iter().filter(|sample| {
+            let (least, most) = record
+                .ledger
+                .bounds(&sample.channel, None, sample.from, sample.to);
+            least == most && !least.is_zero()
+        });
+        record.coverage.add("reads-sharp", sharp.count() as u64);
         let (faults, undecided) = linear::judge(&self.calls(record), STEPS_MAX);
         say("strong reads", faults);
         record.coverage.add("registers-undecided", undecided as u64);
         // Where nothing was taken away, what only grows is never seen to shrink.
         let steady = record.seen.iter();
         let steady = steady.filter(|seen| !self.is_voided(&seen.subject));
-        say("strong reads", sessions::backward(steady));
+        say("a session", sessions::backward(steady));
         if let Err(disagreement) = agree_on_the_log(&whole) {
             wrong.push(format!("C6 agreement: {disagreement}"));
         }

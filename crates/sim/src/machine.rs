@@ -21,6 +21,8 @@ pub struct Machine {
     pub address: IpAddr,
     /// By how many milliseconds its wall clock is ahead.
     pub ahead_ms: i64,
+    /// How fast its monotonic clock runs, in thousandths of the world's time.
+    permille: u32,
     paused: bool,
     program: Option<Program>,
 }
@@ -33,6 +35,13 @@ struct Program {
     since: Duration,
 }
 
+impl Program {
+    /// Returns the program's time now, by a clock that has run like this since `since`.
+    fn target(&self, permille: u32) -> Instant {
+        self.began + time::now().saturating_sub(self.since) * permille / 1_000
+    }
+}
+
 impl Machine {
     /// Makes a machine without a program.
     #[must_use]
@@ -41,6 +50,7 @@ impl Machine {
             name,
             address,
             ahead_ms: 0,
+            permille: 1_000,
             paused: false,
             program: None,
         }
@@ -98,6 +108,15 @@ impl Machine {
         self.paused = true;
     }
 
+    /// Lets its monotonic clock run faster or slower from now on, in thousandths of the world's time.
+    pub fn set_rate(&mut self, permille: u32) {
+        if let Some(program) = &mut self.program {
+            program.began = program.target(self.permille);
+            program.since = time::now();
+        }
+        self.permille = permille;
+    }
+
     /// Lets it go on.
     pub fn resume(&mut self) {
         self.paused = false;
@@ -116,7 +135,9 @@ impl Machine {
             return;
         }
         time::set_ahead(self.ahead_ms);
-        let target = program.began + time::now().saturating_sub(program.since);
+        let target = program.target(self.permille);
+        // What a fast clock is ahead within a step is no pause.
+        let length = length * 2;
         program.runtime.block_on(async move {
             let behind = target.saturating_duration_since(Instant::now());
             if let Some(slept) = behind.checked_sub(length)

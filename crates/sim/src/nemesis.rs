@@ -36,6 +36,11 @@ pub(crate) enum Fault {
         /// How many writes work before.
         after: u64,
     },
+    /// A disk can be read only from now on, as when a file system finds an error; its node must stop.
+    ReadOnly {
+        /// Whose.
+        node: usize,
+    },
     /// A disk is full soon; its node must stop.
     DiskFull {
         /// Whose.
@@ -62,6 +67,13 @@ pub(crate) enum Fault {
         /// What this is called.
         name: &'static str,
     },
+    /// No way leads from some nodes to others, and then again one does, and so on.
+    Flap {
+        /// From where to where, by node.
+        ways: Vec<(usize, usize)>,
+        /// How long each lasts.
+        every: Duration,
+    },
     /// A region's edges and watchers do not reach some of its nodes.
     ClientsCut {
         /// The region.
@@ -83,6 +95,13 @@ pub(crate) enum Fault {
         /// How long a way takes.
         delay: Duration,
     },
+    /// Little passes between two regions at a time.
+    Thin {
+        /// The regions.
+        regions: (usize, usize),
+        /// How much on the way between two nodes, in one direction.
+        bytes_per_second: u64,
+    },
     /// Connections between two nodes break again and again.
     Resets {
         /// The nodes.
@@ -94,6 +113,30 @@ pub(crate) enum Fault {
         node: usize,
         /// By how much it is ahead.
         ahead_ms: i64,
+    },
+    /// A monotonic clock runs fast or slow.
+    Drift {
+        /// Whose.
+        node: usize,
+        /// How fast, in thousandths.
+        permille: u32,
+    },
+    /// A node is drained, and taken back when this is over.
+    Drain {
+        /// Which.
+        node: usize,
+    },
+    /// A node's process ends, its disk is lost, and another takes its place with an empty one.
+    Replace {
+        /// Which.
+        node: usize,
+        /// How long until then.
+        down: Duration,
+    },
+    /// The regions' shares of coordinators change, so that leaderships move.
+    Weights {
+        /// The share of each region.
+        of: [u32; 3],
     },
 }
 
@@ -121,6 +164,8 @@ pub enum Kind {
     DiskFails,
     /// A disk is full.
     DiskFull,
+    /// A disk can be read only.
+    ReadOnly,
     /// A disk is slow.
     SlowDisk,
     /// A node stands still.
@@ -137,23 +182,36 @@ pub enum Kind {
     CutInside,
     /// A region's clients do not reach its nodes.
     CutClients,
+    /// Ways come and go.
+    Flap,
     /// Ways are long.
     SlowWays,
+    /// Ways are thin.
+    ThinWays,
     /// Connections break.
     Resets,
     /// A clock is wrong.
     Clock,
+    /// A clock runs fast or slow.
+    Drift,
+    /// A node is drained and taken back.
+    Drain,
+    /// A node's disk is replaced by an empty one.
+    Replace,
+    /// Leaderships are moved.
+    Weights,
 }
 
 impl Kind {
     /// Every one, with how often it is made among all.
-    pub const WEIGHED: [(Self, u32); 17] = [
+    pub const WEIGHED: [(Self, u32); 24] = [
         (Self::CrashOne, 22),
         (Self::CrashRegion, 6),
         (Self::CrashAll, 6),
         (Self::Stop, 10),
         (Self::DiskFails, 6),
         (Self::DiskFull, 4),
+        (Self::ReadOnly, 3),
         (Self::SlowDisk, 4),
         (Self::Pause, 10),
         (Self::CutRegion, 8),
@@ -162,19 +220,30 @@ impl Kind {
         (Self::CutNode, 5),
         (Self::CutInside, 3),
         (Self::CutClients, 4),
+        (Self::Flap, 5),
         (Self::SlowWays, 4),
+        (Self::ThinWays, 4),
         (Self::Resets, 4),
         (Self::Clock, 4),
+        (Self::Drift, 4),
+        (Self::Drain, 6),
+        (Self::Replace, 4),
+        (Self::Weights, 5),
     ];
 
     /// Those that excuse nothing, as long as they hit one node of a region only.
-    pub const PLAIN: [Self; 6] = [
+    pub const PLAIN: [Self; 11] = [
         Self::CrashOne,
         Self::Stop,
         Self::DiskFails,
         Self::DiskFull,
+        Self::ReadOnly,
         Self::Resets,
         Self::Clock,
+        Self::Drift,
+        Self::Drain,
+        Self::Replace,
+        Self::Weights,
     ];
 }
 
@@ -240,6 +309,7 @@ impl Fault {
                 node: node(rng),
                 room: rng.random_range(0..4_000),
             },
+            Kind::ReadOnly => Self::ReadOnly { node: node(rng) },
             Kind::SlowDisk => Self::SlowDisk {
                 node: node(rng),
                 sync: Duration::from_millis(rng.random_range(20..400)),
@@ -257,6 +327,19 @@ impl Fault {
                     false => inside[..1].to_vec(),
                 },
             },
+            Kind::Flap => Self::Flap {
+                ways: match rng.random_range(0..3) {
+                    0 => both(&inside, &outside),
+                    1 => both(&inside, &next),
+                    _ => ways(&inside, &next),
+                },
+                // Around a heartbeat.
+                every: Duration::from_millis(rng.random_range(40..600)),
+            },
+            Kind::ThinWays => Self::Thin {
+                regions: (region, (region + 1) % 3),
+                bytes_per_second: rng.random_range(5_000..125_000),
+            },
             Kind::SlowWays => Self::Slow {
                 regions: (region, (region + 1) % 3),
                 delay: Duration::from_millis(rng.random_range(30..400)),
@@ -272,6 +355,18 @@ impl Fault {
             Kind::Clock => Self::Clock {
                 node: node(rng),
                 ahead_ms: [-3_600_000, -500, 500, 3_600_000][rng.random_range(0..4)],
+            },
+            Kind::Drift => Self::Drift {
+                node: node(rng),
+                permille: [950, 990, 1_010, 1_050][rng.random_range(0..4)],
+            },
+            Kind::Drain => Self::Drain { node: node(rng) },
+            Kind::Replace => Self::Replace {
+                node: node(rng),
+                down,
+            },
+            Kind::Weights => Self::Weights {
+                of: [(); 3].map(|()| [0, 1, 10, 100][rng.random_range(0..4)]),
             },
         };
         (fault, lasting)
@@ -293,13 +388,20 @@ impl Fault {
             Self::SyncFails { .. } => "disk-eio-sync".to_owned(),
             Self::WriteFails { .. } => "disk-eio-write".to_owned(),
             Self::DiskFull { .. } => "disk-full".to_owned(),
+            Self::ReadOnly { .. } => "disk-read-only".to_owned(),
             Self::SlowDisk { .. } => "disk-slow".to_owned(),
             Self::Pause { .. } => "pause".to_owned(),
             Self::Cut { name, .. } => format!("cut-{name}"),
+            Self::Flap { .. } => "cut-flapping".to_owned(),
             Self::ClientsCut { .. } => "cut-clients".to_owned(),
             Self::Slow { .. } => "slow-ways".to_owned(),
+            Self::Thin { .. } => "thin-ways".to_owned(),
             Self::Resets { .. } => "resets".to_owned(),
             Self::Clock { .. } => "clock".to_owned(),
+            Self::Drift { .. } => "drift".to_owned(),
+            Self::Drain { .. } => "drain".to_owned(),
+            Self::Replace { .. } => "replace".to_owned(),
+            Self::Weights { .. } => "weights".to_owned(),
         }
     }
 
@@ -309,24 +411,27 @@ impl Fault {
     pub(crate) fn hits(&self, plan: &Plan) -> (Vec<usize>, bool) {
         match self {
             Self::Crash { nodes, power, .. } => (nodes.clone(), *power),
-            Self::Stop { node, .. } => (vec![*node], false),
-            Self::SyncFails { node, .. }
+            Self::Stop { node, .. }
+            | Self::SyncFails { node, .. }
             | Self::WriteFails { node, .. }
-            | Self::DiskFull { node, .. } => (vec![*node], false),
+            | Self::DiskFull { node, .. }
+            | Self::ReadOnly { node }
+            | Self::Drain { node }
+            | Self::Replace { node, .. } => (vec![*node], false),
             Self::SlowDisk { node, .. } | Self::Pause { node } => (vec![*node], true),
-            Self::Cut { ways, .. } => {
+            Self::Cut { ways, .. } | Self::Flap { ways, .. } => {
                 let mut nodes: Vec<usize> = ways.iter().flat_map(|(a, b)| [*a, *b]).collect();
                 nodes.sort_unstable();
                 nodes.dedup();
                 (nodes, true)
             }
             Self::ClientsCut { nodes, .. } => (nodes.clone(), true),
-            Self::Slow { regions, .. } => {
+            Self::Slow { regions, .. } | Self::Thin { regions, .. } => {
                 let nodes = plan.nodes_of(regions.0).into_iter();
                 (nodes.chain(plan.nodes_of(regions.1)).collect(), true)
             }
             Self::Resets { nodes } => (vec![nodes.0, nodes.1], false),
-            Self::Clock { .. } => (Vec::new(), false),
+            Self::Clock { .. } | Self::Drift { .. } | Self::Weights { .. } => (Vec::new(), false),
         }
     }
 }

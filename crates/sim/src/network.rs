@@ -38,12 +38,14 @@ const LATE_MAX: Duration = Duration::from_secs(3);
 pub struct SimNetwork(Arc<Mutex<Inner>>);
 
 /// What a way between two machines is like, in one direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Way {
     /// The shortest time on the way.
     pub delay: Duration,
     /// What is added to it at most.
     pub jitter: Duration,
+    /// How much enters it in a second, of all connections together; without a bound if `None`.
+    pub bytes_per_second: Option<u64>,
 }
 
 /// What the network did so far.
@@ -80,6 +82,8 @@ struct Inner {
 #[derive(Debug)]
 struct Road {
     way: Way,
+    /// Until when what was sent enters it.
+    busy: Duration,
     /// Since when it is cut.
     cut: Option<Duration>,
     held: VecDeque<Arrival>,
@@ -322,6 +326,7 @@ impl Inner {
         let way = self.default_way;
         self.ways.entry((from, to)).or_insert_with(|| Road {
             way,
+            busy: Duration::ZERO,
             cut: None,
             held: VecDeque::new(),
         })
@@ -358,15 +363,28 @@ impl Inner {
         let Some((from, to)) = self.course(&arrival) else {
             return;
         };
+        let now = self.now;
         let road = self.road(from, to);
         if road.cut.is_some() {
             road.held.push_back(arrival);
             self.traffic.held += 1;
             return;
         }
-        let Way { delay, jitter } = road.way;
+        let Way {
+            delay,
+            jitter,
+            bytes_per_second,
+        } = road.way;
+        let entered = match (bytes_per_second, &arrival) {
+            (Some(rate), Arrival::Data(_, bytes)) => {
+                let micros = bytes.len() as u64 * 1_000_000 / rate.max(1);
+                road.busy = now.max(road.busy) + Duration::from_micros(micros);
+                road.busy
+            }
+            _ => now,
+        };
         let jitter = self.up_to(jitter);
-        let mut at = self.now + delay + jitter + pause;
+        let mut at = entered + delay + jitter + pause;
         let ordered = match &arrival {
             Arrival::Data(pipe, _) | Arrival::End(pipe) | Arrival::Reset(pipe) => {
                 self.pipes.get_mut(pipe)
@@ -808,6 +826,7 @@ mod tests {
             let way = Way {
                 delay: ms(20),
                 jitter: ms(5),
+                ..Way::default()
             };
             let network = SimNetwork::new(7, way);
             let mut writer = Machine::new("writer".to_owned(), address(1));
@@ -947,6 +966,36 @@ mod tests {
         let written = pair.written.load(Ordering::Relaxed);
         pair.run(ms(200));
         assert_eq!(pair.written.load(Ordering::Relaxed), written, "it is reset");
+    }
+
+    #[test]
+    fn what_is_sent_faster_than_a_way_takes_it_waits_and_comes_in_order() {
+        let mut pair = Pair::start();
+        pair.run(ms(300));
+        let thin = Way {
+            delay: ms(20),
+            bytes_per_second: Some(50),
+            ..Way::default()
+        };
+        pair.network.set_way(address(1), address(2), thin);
+        let before = pair.bytes().len();
+        pair.run(ms(1_000));
+        let came = pair.bytes().len() - before;
+        // One each 10 ms is written, and one each 20 ms gets through.
+        assert!((45..=55).contains(&came), "{came}");
+    }
+
+    #[test]
+    fn a_clock_that_runs_fast_or_slow_is_off_by_its_rate() {
+        for (permille, expected) in [(950, 93..=97), (1_000, 98..=101), (1_050, 103..=107)] {
+            let mut pair = Pair::start();
+            pair.run(ms(500));
+            pair.writer.set_rate(permille);
+            let written = pair.written.load(Ordering::Relaxed);
+            pair.run(ms(1_000));
+            let written = pair.written.load(Ordering::Relaxed) - written;
+            assert!(expected.contains(&written), "{permille}: {written}");
+        }
     }
 
     #[test]

@@ -16,15 +16,16 @@ use crate::plan::{Plan, REGIONS};
 use crate::record::Shared;
 use crate::time;
 
-/// Returns the configuration of a node.
+/// Returns the configuration of a node, which may take the place of one that lost its disk.
 ///
 /// # Panics
 /// If the plan's settings are wrong.
 #[must_use]
-pub(crate) fn config_of(plan: &Plan, node: usize) -> Config {
+pub(crate) fn config_of(plan: &Plan, node: usize, replaces: Option<u64>) -> Config {
     let dir = format!("/simulated/node-{node}");
     let mut base = RawConfig::dev(0, Path::new(&dir));
     REGIONS[plan.nodes[node]].clone_into(&mut base.node.region);
+    base.node.replaces = replaces.unwrap_or(0);
     let others = (0..plan.nodes.len()).filter(|other| *other != node);
     base.node.join = others
         .map(|other| plan.listener(other, 2).to_string())
@@ -47,6 +48,7 @@ pub(crate) fn config_of(plan: &Plan, node: usize) -> Config {
 pub(crate) async fn run(
     plan: Arc<Plan>,
     node: usize,
+    replaces: Option<u64>,
     disk: MemoryDisk,
     network: SimNetwork,
     mut asked: watch::Receiver<bool>,
@@ -61,7 +63,7 @@ pub(crate) async fn run(
         admin: listen(3),
     };
     let options = Options {
-        founding: if node == 0 {
+        founding: if node == 0 && replaces.is_none() {
             Founding::Init
         } else {
             Founding::Join
@@ -74,7 +76,13 @@ pub(crate) async fn run(
         },
         ..Options::default()
     };
-    let ended = match Box::pin(Node::start(config_of(&plan, node), listeners, options)).await {
+    let ended = match Box::pin(Node::start(
+        config_of(&plan, node, replaces),
+        listeners,
+        options,
+    ))
+    .await
+    {
         Err(error) => error.to_string(),
         Ok(running) => {
             let ready = async {

@@ -22,6 +22,8 @@ pub struct Plan {
     pub seed: u64,
     /// The region of each node, by index into [`REGIONS`].
     pub nodes: Vec<usize>,
+    /// How many shards there are.
+    pub shards: u32,
     /// Settings of all nodes, each `section.key=value`.
     pub settings: Vec<String>,
     /// How long a node's lease lasts.
@@ -148,6 +150,7 @@ impl Plan {
         Self {
             seed,
             nodes,
+            shards,
             settings,
             lease,
             grace,
@@ -205,6 +208,7 @@ impl Plan {
         Way {
             delay,
             jitter: delay / 4,
+            ..Way::default()
         }
     }
 }

@@ -120,6 +120,17 @@ impl Reader {
             "{node} says {:?} of {channel}, from {source}, {age:?} old",
             occupancy.counts()
         ));
+        if self.registers.iter().any(|register| register == channel) {
+            // What one replica says does not go back while it lives. Whose lives began since is
+            // not told, so that any new one begins a new session.
+            let lives: u64 = record.lives.iter().map(|life| life.number).sum();
+            let reader = self.seed;
+            record.seen.push(Seen {
+                session: format!("reader {reader} of {source} after {lives} starts"),
+                subject: channel.to_owned(),
+                version: u64::from(occupancy.get(Category::Connections)),
+            });
+        }
         record.samples.push(Sample {
             node: format!("{node} ({source})"),
             channel: channel.to_owned(),

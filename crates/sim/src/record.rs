@@ -122,6 +122,10 @@ pub struct Record {
     pub unacknowledged: u64,
     /// Edges that have not come to rest.
     pub restless: u64,
+    /// What operators are asked for and have not done yet.
+    pub orders: u64,
+    /// Troubles that are over since operators did what they were asked for.
+    pub carried_out: Vec<usize>,
     /// By node.
     pub lives: Vec<Life>,
     /// What each node listed last, once nothing changes any more.
@@ -154,6 +158,8 @@ impl Shared {
             seen: Vec::new(),
             unacknowledged: 0,
             restless: 0,
+            orders: 0,
+            carried_out: Vec::new(),
             lives: vec![Life::default(); nodes],
             listed: BTreeMap::new(),
             status: None,

@@ -10,13 +10,14 @@ use headcount_consensus::store::memory::{Faults, MemoryDisk};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::edge::{self, dialer};
 use crate::machine::Machine;
 use crate::nemesis::{Fault, Targets};
 use crate::network::{SimNetwork, Way};
 use crate::node;
+use crate::operator::{self, Order};
 use crate::plan::{self, Plan, REGIONS};
 use crate::reader::{Reader, watch_status};
 use crate::record::{Phase, Shared};
@@ -48,6 +49,8 @@ pub struct World {
     pub(crate) shared: Shared,
     active: Vec<Active>,
     cuts: BTreeMap<(IpAddr, IpAddr), u32>,
+    /// What operators are asked for.
+    orders: mpsc::UnboundedSender<Order>,
     pub(crate) troubles: Vec<Trouble>,
 }
 
@@ -59,6 +62,8 @@ struct NodeState {
     start_at: Option<Duration>,
     /// Whether its disk was made to fail in this life.
     disk_fails: bool,
+    /// The id of the node whose place it took with an empty disk.
+    replaces: Option<u64>,
     /// Asks this life to end.
     asked: watch::Sender<bool>,
     /// How long it then stays down.
@@ -73,6 +78,8 @@ struct Active {
     fault: Fault,
     until: Duration,
     trouble: usize,
+    /// When ways that come and go change next, and whether they are cut.
+    turns: (Duration, bool),
 }
 
 /// When something was broken, and what.
@@ -94,6 +101,7 @@ impl World {
         let near = Way {
             delay: Duration::from_millis(1),
             jitter: Duration::from_millis(1),
+            ..Way::default()
         };
         let network = SimNetwork::new(rng.random(), near);
         let mut machines: Vec<Machine> = (0..plan.nodes.len())
@@ -117,6 +125,7 @@ impl World {
             disk: MemoryDisk::new(),
             start_at: None,
             disk_fails: false,
+            replaces: None,
             asked: watch::Sender::new(false),
             down: Duration::ZERO,
             recovering: Vec::new(),
@@ -136,6 +145,8 @@ impl World {
             shared,
             active: Vec::new(),
             cuts: BTreeMap::new(),
+            // Nobody is there to obey before the world runs.
+            orders: mpsc::unbounded_channel().0,
             troubles: Vec::new(),
         };
         world.reset_ways();
@@ -155,15 +166,22 @@ impl World {
                     (Some(_), Some(_)) => Way {
                         delay: Duration::from_millis(1),
                         jitter: Duration::from_millis(1),
+                        ..Way::default()
                     },
                     (None, _) | (_, None) => Way {
                         delay: Duration::from_millis(10),
                         jitter: Duration::from_millis(5),
+                        ..Way::default()
                     },
                 };
                 self.network.set_way(*from, *to, way);
             }
         }
+    }
+
+    /// Returns the disks of all nodes.
+    pub(crate) fn disks(&self) -> Vec<MemoryDisk> {
+        self.nodes.iter().map(|node| node.disk.clone()).collect()
     }
 
     fn count(&self, what: &str) {
@@ -191,6 +209,10 @@ impl World {
 
     /// Starts nodes that are to start, and buries those that ended by themselves.
     fn care_for_nodes(&mut self) {
+        let carried_out = std::mem::take(&mut self.shared.lock().carried_out);
+        for trouble in carried_out {
+            self.end_trouble(trouble);
+        }
         for node in 0..self.nodes.len() {
             if self.nodes[node].start_at.is_some_and(|at| at <= self.now) {
                 self.start(node);
@@ -253,6 +275,7 @@ impl World {
         let program = node::run(
             self.plan.clone(),
             node,
+            self.nodes[node].replaces,
             disk,
             self.network.clone(),
             self.nodes[node].asked.subscribe(),
@@ -398,8 +421,13 @@ impl World {
         let at = self.machines.len() - 1;
         let from = self.network.dialer(plan::outside());
         let admins = self.listeners(3);
-        let status = watch_status(admins, from, self.shared.clone());
+        let status = watch_status(admins.clone(), from.clone(), self.shared.clone());
         self.machines[at].start(status);
+        let (orders, asked) = mpsc::unbounded_channel();
+        self.orders = orders;
+        let plan = self.plan.clone();
+        let operator = operator::run(asked, plan, admins, from, self.shared.clone());
+        self.machines[at].spawn(operator);
     }
 
     fn listeners(&self, listener: u16) -> Vec<SocketAddr> {
@@ -593,11 +621,26 @@ impl World {
             | Fault::SyncFails { node, .. }
             | Fault::WriteFails { node, .. }
             | Fault::DiskFull { node, .. }
+            | Fault::ReadOnly { node }
                 if !self.machines[*node].is_running() =>
             {
                 self.end_trouble(trouble);
                 return;
             }
+            Fault::Replace { node, down } => {
+                match self.id_of(*node).filter(|_| !self.has_replaced()) {
+                    Some(id) => self.replace(*node, id, *down, trouble),
+                    None => self.end_trouble(trouble),
+                }
+                return;
+            }
+            Fault::Weights { of } => {
+                self.order(Order::Weights(*of));
+                self.end_trouble(trouble);
+                return;
+            }
+            Fault::Drain { node } => self.order(Order::Drain(*node)),
+            Fault::Drift { node, permille } => self.machines[*node].set_rate(*permille),
             Fault::Stop { node, down } => {
                 self.nodes[*node].asked.send_replace(true);
                 self.nodes[*node].down = *down;
@@ -611,6 +654,10 @@ impl World {
             }
             Fault::WriteFails { node, after } => {
                 self.fail_disk(*node, trouble, |faults| faults.writes_left = Some(*after));
+                return;
+            }
+            Fault::ReadOnly { node } => {
+                self.fail_disk(*node, trouble, |faults| faults.read_only = true);
                 return;
             }
             Fault::DiskFull { node, room } => {
@@ -628,27 +675,24 @@ impl World {
                 });
             }
             Fault::Pause { node } => self.machines[*node].pause(),
-            Fault::Cut { .. } | Fault::ClientsCut { .. } => {
-                for (from, to) in self.ways_of(&fault) {
-                    let cuts = self.cuts.entry((from, to)).or_default();
-                    *cuts += 1;
-                    if *cuts == 1 {
-                        self.network.cut(from, to);
-                    }
-                }
-            }
+            Fault::Cut { .. } | Fault::ClientsCut { .. } | Fault::Flap { .. } => self.cut(&fault),
             Fault::Slow { regions, delay } => {
-                for one in self.plan.nodes_of(regions.0) {
-                    for other in self.plan.nodes_of(regions.1) {
-                        let way = Way {
-                            delay: *delay,
-                            jitter: *delay / 2,
-                        };
-                        let (one, other) = (self.plan.node(one), self.plan.node(other));
-                        self.network.set_way(one, other, way);
-                        self.network.set_way(other, one, way);
-                    }
-                }
+                let way = Way {
+                    delay: *delay,
+                    jitter: *delay / 2,
+                    ..Way::default()
+                };
+                self.set_ways(*regions, way);
+            }
+            Fault::Thin {
+                regions,
+                bytes_per_second,
+            } => {
+                let way = Way {
+                    bytes_per_second: Some(*bytes_per_second),
+                    ..self.plan.way(regions.0, regions.1)
+                };
+                self.set_ways(*regions, way);
             }
             Fault::Resets { .. } => {}
             Fault::Clock { node, ahead_ms } => {
@@ -657,11 +701,78 @@ impl World {
                 return;
             }
         }
+        let turns = match &fault {
+            Fault::Flap { every, .. } => (self.now + *every, true),
+            _ => (Duration::MAX, false),
+        };
         self.active.push(Active {
             fault,
             until: self.now + lasting,
             trouble,
+            turns,
         });
+    }
+
+    /// Asks an operator for something; what is asked for is done in that order.
+    fn order(&self, order: Order) {
+        self.shared.lock().orders += 1;
+        // The operator lives as long as the world.
+        let _sent = self.orders.send(order);
+    }
+
+    /// Returns a node's id, if anybody ever told.
+    fn id_of(&self, node: usize) -> Option<u64> {
+        let record = self.shared.lock();
+        operator::id_of(&self.plan, record.status.as_ref()?, node)
+    }
+
+    /// Returns whether a disk was lost: another might take with it what only both had.
+    fn has_replaced(&self) -> bool {
+        self.nodes.iter().any(|node| node.replaces.is_some())
+    }
+
+    /// Takes a node away with its disk; what starts there next takes its place.
+    fn replace(&mut self, node: usize, id: u64, down: Duration, trouble: usize) {
+        if self.machines[node].is_running() {
+            self.take_away(node, false, false);
+        }
+        self.count("disks-lost");
+        let state = &mut self.nodes[node];
+        state.disk = MemoryDisk::new();
+        state.replaces = Some(id);
+        state.start_at = Some(self.now + down);
+        state.recovering.push(trouble);
+    }
+
+    fn set_ways(&self, (one, other): (usize, usize), way: Way) {
+        for here in self.plan.nodes_of(one) {
+            for there in self.plan.nodes_of(other) {
+                let (here, there) = (self.plan.node(here), self.plan.node(there));
+                self.network.set_way(here, there, way);
+                self.network.set_way(there, here, way);
+            }
+        }
+    }
+
+    fn cut(&mut self, fault: &Fault) {
+        for (from, to) in self.ways_of(fault) {
+            let cuts = self.cuts.entry((from, to)).or_default();
+            *cuts += 1;
+            if *cuts == 1 {
+                self.network.cut(from, to);
+            }
+        }
+    }
+
+    fn heal_ways(&mut self, fault: &Fault) {
+        for (from, to) in self.ways_of(fault) {
+            if let Some(cuts) = self.cuts.get_mut(&(from, to)) {
+                *cuts = cuts.saturating_sub(1);
+                if *cuts == 0 {
+                    self.network.heal(from, to);
+                }
+            }
+        }
     }
 
     fn fail_disk(&mut self, node: usize, trouble: usize, how: impl FnOnce(&mut Faults)) {
@@ -676,7 +787,7 @@ impl World {
 
     fn ways_of(&self, fault: &Fault) -> Vec<(IpAddr, IpAddr)> {
         match fault {
-            Fault::Cut { ways, .. } => ways
+            Fault::Cut { ways, .. } | Fault::Flap { ways, .. } => ways
                 .iter()
                 .map(|(from, to)| (self.plan.node(*from), self.plan.node(*to)))
                 .collect(),
@@ -700,6 +811,7 @@ impl World {
         for over in over {
             self.end(&over);
         }
+        self.turn_ways();
         if self.now.as_millis().is_multiple_of(200) {
             for active in &self.active {
                 if let Fault::Resets { nodes } = &active.fault {
@@ -708,6 +820,26 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Cuts ways that come and go, or lets them be.
+    fn turn_ways(&mut self) {
+        let mut active = std::mem::take(&mut self.active);
+        for active in &mut active {
+            let Fault::Flap { every, .. } = &active.fault else {
+                continue;
+            };
+            let (at, is_cut) = active.turns;
+            if at > self.now {
+                continue;
+            }
+            active.turns = (self.now + *every, !is_cut);
+            match is_cut {
+                true => self.heal_ways(&active.fault),
+                false => self.cut(&active.fault),
+            }
+        }
+        self.active = active;
     }
 
     fn end(&mut self, over: &Active) {
@@ -720,22 +852,25 @@ impl World {
                 }
             }
             Fault::Pause { node } => self.machines[*node].resume(),
-            Fault::Cut { .. } | Fault::ClientsCut { .. } => {
-                for (from, to) in self.ways_of(&over.fault) {
-                    if let Some(cuts) = self.cuts.get_mut(&(from, to)) {
-                        *cuts = cuts.saturating_sub(1);
-                        if *cuts == 0 {
-                            self.network.heal(from, to);
-                        }
-                    }
-                }
+            Fault::Flap { .. } if !over.turns.1 => {}
+            Fault::Cut { .. } | Fault::ClientsCut { .. } | Fault::Flap { .. } => {
+                self.heal_ways(&over.fault);
             }
-            Fault::Slow { .. } => self.reset_ways(),
+            Fault::Slow { .. } | Fault::Thin { .. } => self.reset_ways(),
+            Fault::Drift { node, .. } => self.machines[*node].set_rate(1_000),
+            Fault::Drain { node } => {
+                // It is in trouble until it is taken back.
+                self.order(Order::Undrain(*node, over.trouble));
+                return;
+            }
             Fault::Crash { .. }
             | Fault::Stop { .. }
             | Fault::SyncFails { .. }
             | Fault::WriteFails { .. }
             | Fault::DiskFull { .. }
+            | Fault::ReadOnly { .. }
+            | Fault::Replace { .. }
+            | Fault::Weights { .. }
             | Fault::Resets { .. }
             | Fault::Clock { .. } => {}
         }

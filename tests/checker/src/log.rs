@@ -56,6 +56,32 @@ impl Log {
         self.0.get(&shard).into_iter().flat_map(BTreeMap::values)
     }
 
+    /// Returns the events of another log that this one does not have in the same place with the same
+    /// body: those of a shard from an index on.
+    #[must_use]
+    pub fn lacking<'a>(&self, other: &'a Self, shard: ShardId, from: u64) -> Vec<&'a Told> {
+        let from = Position {
+            index: from,
+            ordinal: 0,
+        };
+        let here = self.0.get(&shard);
+        let is_here = |(position, told): &(&Position, &Told)| {
+            let own = here.and_then(|events| events.get(position));
+            own.is_some_and(|own| own.is_same(told))
+        };
+        let theirs = other.0.get(&shard).into_iter();
+        let theirs = theirs.flat_map(|events| events.range(from..));
+        let lacking = theirs.filter(|event| !is_here(event));
+        lacking.map(|(_, told)| told).collect()
+    }
+
+    /// Returns the index of the last entry that told something of a shard.
+    #[must_use]
+    pub fn last(&self, shard: ShardId) -> Option<u64> {
+        let (position, _) = self.0.get(&shard)?.last_key_value()?;
+        Some(position.index)
+    }
+
     /// Returns how many events there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -252,6 +278,21 @@ mod tests {
             let expected = ![0, 2, life().len() - 1].contains(&at);
             assert_eq!(!missed.is_empty(), expected, "{at}: {missed:?}");
         }
+    }
+
+    #[test]
+    fn what_another_log_has_more_or_otherwise_is_found() {
+        let (whole, shard) = (log(&life()), ShardId(0));
+        assert_eq!((whole.last(shard), whole.last(ShardId(1))), (Some(9), None));
+        assert_eq!(whole.lacking(&whole, shard, 0), Vec::<&Told>::new());
+        let mut events = life();
+        let gone = events.remove(1);
+        events[2].region = "eu".to_owned();
+        let other = log(&events);
+        assert_eq!(other.lacking(&whole, shard, 0), [&gone, &life()[3]]);
+        assert_eq!(other.lacking(&whole, shard, 2), [&life()[3]]);
+        assert_eq!(whole.lacking(&other, shard, 0), [&events[2]]);
+        assert_eq!(other.lacking(&whole, ShardId(1), 0), Vec::<&Told>::new());
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub enum Rule {
     Contiguity,
     /// C7: each transition has a cause in what was done.
     Justification,
+    /// C10: what was told, or acknowledged, is on the disks of a majority.
+    Durability,
     /// C12: strong reads and writes have an order that explains them.
     Linearizability,
     /// C13: a session's reads do not go back.
@@ -29,7 +31,7 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Convergence,
         Self::NoGhosts,
         Self::NoFalseVoid,
@@ -37,6 +39,7 @@ impl Rule {
         Self::ExactlyOnce,
         Self::Contiguity,
         Self::Justification,
+        Self::Durability,
         Self::Linearizability,
         Self::SessionOrder,
         Self::Conservation,
@@ -53,6 +56,7 @@ impl Rule {
             Self::ExactlyOnce => "C5 exactly once",
             Self::Contiguity => "C6 contiguity",
             Self::Justification => "C7 justification",
+            Self::Durability => "C10 durability",
             Self::Linearizability => "C12 linearizability",
             Self::SessionOrder => "C13 session order",
             Self::Conservation => "C16 conservation",

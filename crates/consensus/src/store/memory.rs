@@ -40,11 +40,20 @@ pub struct Faults {
     /// The files' total size in bytes beyond which writes fail. A write that does not fit is done
     /// in part, as far as there is room.
     pub capacity: Option<u64>,
+    /// Nothing can be changed, as when a file system was mounted anew for reading only.
+    pub read_only: bool,
     /// How long what is to be synced waits, in a store whose workers are tasks.
     pub sync_time: Duration,
 }
 
 impl Faults {
+    fn check_writable(&self) -> io::Result<()> {
+        match self.read_only {
+            true => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
+            false => Ok(()),
+        }
+    }
+
     /// Counts a write; returns whether it is the one that fails.
     fn fails_write(&mut self) -> bool {
         let fails = self.writes_left == Some(0);
@@ -193,6 +202,7 @@ impl Disk for MemoryDisk {
 
     fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
         let mut inner = self.lock_inner();
+        inner.faults.check_writable()?;
         if inner.names.contains_key(path) {
             return Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,
@@ -218,17 +228,17 @@ impl Disk for MemoryDisk {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut inner = self.lock_inner();
+        inner.faults.check_writable()?;
         let file = inner.names.remove(from).ok_or_else(|| not_found(from))?;
         inner.names.insert(to.to_owned(), file);
         Ok(())
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
-        self.lock_inner()
-            .names
-            .remove(path)
-            .map(drop)
-            .ok_or_else(|| not_found(path))
+        let mut inner = self.lock_inner();
+        inner.faults.check_writable()?;
+        let removed = inner.names.remove(path);
+        removed.map(drop).ok_or_else(|| not_found(path))
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
@@ -275,6 +285,7 @@ impl DiskFile for MemoryFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let (room, fails) = {
             let mut inner = self.disk.lock_inner();
+            inner.faults.check_writable()?;
             let used = || {
                 inner
                     .names
@@ -306,6 +317,7 @@ impl DiskFile for MemoryFile {
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
+        self.disk.lock_inner().faults.check_writable()?;
         let mut file = content(&self.file);
         let length = usize::try_from(length).map_err(io::Error::other)?;
         file.agree = file.agree.min(length).min(file.now.len());

@@ -1,0 +1,246 @@
+//! The raft logs as the disks have them once a world is over: whether replicas agree, whether what
+//! was told is on a majority of disks, and whether it is what the logs tell (C6, C10).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use headcount_checker::{Fault, Log, Rule, Told};
+use headcount_consensus::store::memory::MemoryDisk;
+use headcount_consensus::store::{Store, StoreConfig};
+use headcount_consensus::{Dump, DumpedMembers};
+use headcount_coordinator::Shard;
+use headcount_model::{
+    ChannelKey, Command, Era, EventKind, LoggedEvent, ShardId, ShardMap, WatchEvent,
+};
+use headcount_wire::{decode_entry, decode_snapshot};
+
+/// The replicas of a raft group that are its members.
+#[derive(Debug)]
+struct Group {
+    members: DumpedMembers,
+    /// With the node on whose disk each is.
+    dumps: Vec<(usize, Dump)>,
+}
+
+/// Judges what the disks of all nodes hold against what watchers were told, `watched`, of which
+/// `is_whole` says whether somebody was told everything. Returns what is wrong, and how many events
+/// the logs told again.
+pub(crate) fn judge(
+    disks: &[MemoryDisk],
+    shards: u32,
+    watched: &Log,
+    is_whole: bool,
+) -> (Vec<Fault>, usize) {
+    let broken = |rule, what: String| (vec![Fault::new(rule, what)], 0);
+    let groups = match groups(disks) {
+        Ok(groups) => groups,
+        Err(why) => return broken(Rule::Durability, format!("a disk cannot be read: {why}")),
+    };
+    let of_shards = groups.iter().filter(|group| group.is_of_shard()).count();
+    // The control group is the one more.
+    if of_shards != shards as usize || groups.len() != of_shards + 1 {
+        let what = format!("{of_shards} of {} groups are of shards", groups.len());
+        return broken(Rule::Durability, what);
+    }
+    let mut faults = Vec::new();
+    let mut events = 0;
+    for group in &groups {
+        match group.judge(shards, watched, is_whole) {
+            Ok((found, told)) => {
+                faults.extend(found);
+                events += told;
+            }
+            Err(why) => faults.push(Fault::new(Rule::Durability, why)),
+        }
+    }
+    (faults, events)
+}
+
+/// Returns the groups of which the disks hold members.
+fn groups(disks: &[MemoryDisk]) -> Result<Vec<Group>, String> {
+    let mut dumps = Vec::new();
+    for (node, disk) in disks.iter().enumerate() {
+        // What it writes when it opens stays out of the world.
+        let disk = Arc::new(MemoryDisk::with_files(&disk.files()));
+        let opened = Store::open_on(disk, StoreConfig::default());
+        let (store, _) = opened.map_err(|error| format!("node {node}: {error}"))?;
+        let held = Dump::all(&store).map_err(|error| format!("node {node}: {error}"))?;
+        dumps.extend(held.into_iter().map(|dump| (node, dump)));
+    }
+    // Who knows of the newest members of its group comes before who was told of older ones.
+    dumps.sort_by_key(|(_, dump)| std::cmp::Reverse(dump.members.since));
+    let mut groups: Vec<Group> = Vec::new();
+    for (node, dump) in dumps {
+        let own = groups
+            .iter_mut()
+            .find(|group| !group.members.all.is_disjoint(&dump.members.all));
+        match own {
+            Some(group) if group.members.all.contains(&dump.replica) => {
+                group.dumps.push((node, dump));
+            }
+            // It was removed, and has not been dropped yet.
+            Some(_) => {}
+            None if dump.members.all.contains(&dump.replica) => groups.push(Group {
+                members: dump.members.clone(),
+                dumps: vec![(node, dump)],
+            }),
+            // It was placed and never told anything.
+            None => {}
+        }
+    }
+    Ok(groups)
+}
+
+impl Group {
+    /// Returns whether it is a shard's, and not the control group.
+    fn is_of_shard(&self) -> bool {
+        self.dumps.iter().any(|(_, dump)| {
+            let commands = dump.entries.iter();
+            let first = commands.filter_map(|entry| entry.command.as_ref()).next();
+            let snapshot = dump.snapshot.as_ref();
+            first.is_some_and(|command| decode_entry(command).is_ok())
+                || snapshot.is_some_and(|(_, chunks)| decode_snapshot(chunks).is_ok())
+        })
+    }
+
+    /// Returns the shard whose it is, if anything in it tells.
+    fn shard(&self, map: &ShardMap) -> Option<ShardId> {
+        self.dumps.iter().find_map(|(_, dump)| {
+            if let Some((_, chunks)) = &dump.snapshot {
+                return Some(decode_snapshot(chunks).ok()?.shard);
+            }
+            let commands = dump
+                .entries
+                .iter()
+                .filter_map(|entry| entry.command.as_ref());
+            let entries = commands.filter_map(|command| decode_entry(command).ok());
+            let mut channels = entries
+                .flat_map(|entry| entry.commands)
+                .filter_map(channel_of);
+            Some(map.of(&channels.next()?))
+        })
+    }
+
+    fn judge(
+        &self,
+        shards: u32,
+        watched: &Log,
+        is_whole: bool,
+    ) -> Result<(Vec<Fault>, usize), String> {
+        let dumps = || self.dumps.iter().map(|(_, dump)| dump);
+        let shard = match self.is_of_shard() {
+            true => self.shard(&ShardMap::from(shards)),
+            false => None,
+        };
+        // What was told is committed, too.
+        let committed = dumps().filter_map(|dump| dump.committed).max();
+        let told = shard.and_then(|shard| watched.last(shard));
+        let committed = committed.max(told).unwrap_or(0);
+        let name = match shard {
+            Some(shard) => format!("shard {shard}"),
+            None => "a group".to_owned(),
+        };
+        let mut faults = self.agree(&name, committed);
+        faults.extend(self.keep(&name, committed));
+        let Some(shard) = shard else {
+            return Ok((faults, 0));
+        };
+        let mut logged = Log::default();
+        let mut first = u64::MAX;
+        for (node, dump) in &self.dumps {
+            let (from, events) = replay(dump, shard, committed)
+                .map_err(|why| format!("node {node} cannot apply the log of {name}: {why}"))?;
+            first = first.min(from);
+            for told in events {
+                faults.extend(logged.add(&told).err());
+            }
+        }
+        for told in logged.lacking(watched, shard, first) {
+            let what = format!("told, and not in the log that the disks have: {told}");
+            faults.push(Fault::new(Rule::Durability, what));
+        }
+        // A region's transitions are told ahead of the log, and then not again (R10).
+        let global = |told: &&&Told| matches!(told.kind, EventKind::Opened | EventKind::Closed);
+        let untold = watched.lacking(&logged, shard, first);
+        for told in untold.iter().filter(global).filter(|_| is_whole) {
+            let what = format!("in the log that the disks have, and told to nobody: {told}");
+            faults.push(Fault::new(Rule::Contiguity, what));
+        }
+        Ok((faults, logged.len()))
+    }
+
+    /// Returns where two replicas have different entries in the same place.
+    fn agree(&self, name: &str, committed: u64) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut known = BTreeMap::new();
+        for (node, dump) in &self.dumps {
+            let entries = dump.entries.iter();
+            for entry in entries.filter(|entry| entry.index <= committed) {
+                let (other, bytes) = known.entry(entry.index).or_insert((node, &entry.bytes));
+                if *bytes != &entry.bytes {
+                    let index = entry.index;
+                    let what = format!("{name}: nodes {other} and {node} differ at {index}");
+                    faults.push(Fault::new(Rule::ExactlyOnce, what));
+                    break;
+                }
+            }
+        }
+        faults
+    }
+
+    /// Returns whether fewer than a majority of voters have all that was committed.
+    fn keep(&self, name: &str, committed: u64) -> Option<Fault> {
+        let holders = self.dumps.iter().map(|(_, dump)| dump);
+        let holders = holders.filter(|dump| dump.last() >= Some(committed));
+        let holders: Vec<_> = holders.map(|dump| dump.replica).collect();
+        let mut sets = self.members.voters.iter();
+        let few = sets.find(|voters| {
+            let among = holders.iter().filter(|holder| voters.contains(holder));
+            among.count() * 2 <= voters.len()
+        })?;
+        let what = format!("{name}: of {few:?} only {holders:?} have entry {committed}");
+        Some(Fault::new(Rule::Durability, what))
+    }
+}
+
+fn channel_of(command: Command) -> Option<ChannelKey> {
+    let Command::Batch(batch) = command else {
+        return None;
+    };
+    let transitions = batch.transitions.into_iter().map(|told| told.channel);
+    let registers = batch.registers.into_iter().map(|told| told.channel);
+    transitions.chain(registers).next()
+}
+
+/// Applies a replica's log again, up to an entry; returns from which entry on, and what that told.
+fn replay(dump: &Dump, id: ShardId, upto: u64) -> Result<(u64, Vec<Told>), String> {
+    let mut shard = match &dump.snapshot {
+        Some((_, chunks)) => {
+            let snapshot = decode_snapshot(chunks).map_err(|error| error.to_string())?;
+            Shard::restore(snapshot).map_err(|error| error.to_string())?
+        }
+        None => Shard::new(id, Era(0)),
+    };
+    let from = shard.applied() + 1;
+    let mut told = Vec::new();
+    let entries = dump.entries.iter();
+    for entry in entries.filter(|entry| (from..=upto).contains(&entry.index)) {
+        let Some(command) = &entry.command else {
+            shard.advance(entry.index);
+            continue;
+        };
+        let command = decode_entry(command).map_err(|error| error.to_string())?;
+        let applied = shard.apply(entry.index, command);
+        told.extend(applied.logged.events.into_iter().map(|logged| {
+            let LoggedEvent {
+                position, event, ..
+            } = logged;
+            Told::from(&WatchEvent {
+                shard: id,
+                position: Some(position),
+                event,
+            })
+        }));
+    }
+    Ok((from, told))
+}
