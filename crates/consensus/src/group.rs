@@ -250,6 +250,16 @@ impl Group {
         (quorum_acknowledged_age(&metrics), applied)
     }
 
+    /// Returns how long ago a quorum acknowledged this replica, if it leads, and what was committed
+    /// by then: nothing else can have been.
+    #[must_use]
+    pub fn acknowledged(&self) -> Option<(Duration, Option<u64>)> {
+        let metrics = self.0.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let committed = metrics.local_committed.map(|id| id.index());
+        Some((quorum_acknowledged_age(&metrics)?, committed))
+    }
+
     /// Returns a receiver that hears of every change of [`Self::leadership`]. It closes when the
     /// group stops.
     #[must_use]

@@ -186,5 +186,7 @@ async fn the_only_voter_waits_for_nobodys_word() {
     let status = leader.status();
     let expected = (Some(Duration::ZERO), status.applied);
     assert_eq!(leader.freshness(), expected);
+    let (age, applied) = expected;
+    assert_eq!(leader.acknowledged(), age.map(|age| (age, applied)));
     assert_eq!(status.quorum_acknowledged_age, Some(Duration::ZERO));
 }

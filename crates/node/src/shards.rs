@@ -88,9 +88,13 @@ impl Hosted {
         let now = Instant::now();
         match body {
             Body::Append(append) => {
-                let acknowledged = self.group.freshness().0;
+                // It was made a moment ago. What was committed since is not in it, so that it may
+                // not count for longer than up to then.
+                let says = append.committed.map(|id| id.index);
+                let acknowledged = self.group.acknowledged();
+                let acknowledged = acknowledged.filter(|(_, committed)| says >= *committed);
                 append.freshness = acknowledged
-                    .and_then(|acknowledged| self.hearing().freshness(now, to, acknowledged));
+                    .and_then(|(acknowledged, _)| self.hearing().freshness(now, to, acknowledged));
             }
             Body::AppendReply(reply) => reply.moment = self.hearing().moment(now),
             _ => {}

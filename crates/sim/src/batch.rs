@@ -64,6 +64,19 @@ const REQUIRED: &[&str] = &[
     "worlds-plain",
 ];
 
+/// What a batch must not miss too much of: parts, of what, and how many percent at least. About half
+/// of what batches have, so that a fault of the judges is found and chance is not.
+const FLOORS: &[(&str, &str, u64)] = &[
+    // Answers with but one right value, which is not zero.
+    ("reads-sharp", "reads", 8),
+    ("reads", "reads-asked", 80),
+    ("strong-reads", "strong-reads-asked", 75),
+    // Those of which an order was found in time, or is none.
+    ("registers-decided", "registers", 60),
+    // Those that the logs on disks, which snapshots shorten, told again.
+    ("events-on-disks", "events-logged", 20),
+];
+
 /// After so many worlds each a batch says how far it is.
 const TELLING_SEEDS: u64 = 100;
 
@@ -320,9 +333,16 @@ impl Batch {
             Duration::from_millis(sum.slowest_ms).as_secs_f64(),
         ));
         let lacking: Vec<_> = REQUIRED.iter().filter(|what| times(what) == 0).collect();
-        let covers = self.any_coverage || sum.run < COVERING_SEEDS || lacking.is_empty();
+        let low = FLOORS.iter().filter(|(part, whole, percent)| {
+            times(part).saturating_mul(100) < times(whole).saturating_mul(*percent)
+        });
+        let low: Vec<_> = low.collect();
+        let covers = lacking.is_empty() && low.is_empty();
+        let covers = self.any_coverage || sum.run < COVERING_SEEDS || covers;
         if !covers {
-            print(&format!("never met in this batch: {lacking:?}"));
+            print(&format!(
+                "never met in this batch: {lacking:?}; too seldom: {low:?}"
+            ));
         }
         sum.wrong.is_empty() && covers && sum.run > 0
     }

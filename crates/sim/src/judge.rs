@@ -168,9 +168,12 @@ impl World {
             least == most && !least.is_zero()
         });
         record.coverage.add("reads-sharp", sharp.count() as u64);
-        let (faults, undecided) = linear::judge(&self.calls(record), STEPS_MAX);
+        let calls = self.calls(record);
+        let (faults, undecided) = linear::judge(&calls, STEPS_MAX);
         say("strong reads", faults);
-        record.coverage.add("registers-undecided", undecided as u64);
+        record.coverage.add("registers", calls.len() as u64);
+        let decided = calls.len().saturating_sub(undecided) as u64;
+        record.coverage.add("registers-decided", decided);
         // Where nothing was taken away, what only grows is never seen to shrink.
         let steady = record.seen.iter();
         let steady = steady.filter(|seen| !self.is_voided(&seen.subject));

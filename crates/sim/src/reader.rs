@@ -106,13 +106,13 @@ impl Reader {
         let asked = time::now();
         let answer = self.status(node, &format!("/channels/{channel}")).await;
         let mut record = self.shared.lock();
+        record.coverage.count("reads-asked");
         let Ok(Status {
             occupancy,
             age,
             source,
         }) = answer
         else {
-            record.coverage.count("reads-failed");
             return;
         };
         record.coverage.count("reads");
@@ -145,11 +145,11 @@ impl Reader {
         let path = format!("/channels/{channel}?consistency=strong");
         let answer = self.status(node, &path).await;
         let mut record = self.shared.lock();
+        record.coverage.count("strong-reads-asked");
         let Ok(Status {
             occupancy, source, ..
         }) = answer
         else {
-            record.coverage.count("strong-reads-failed");
             return;
         };
         record.coverage.count("strong-reads");
