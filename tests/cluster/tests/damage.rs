@@ -1,13 +1,15 @@
-//! Data that is not what was written: the node refuses to start and says where.
+//! Data that is not what was written: the node refuses to start and says where, unless it is what a
+//! write may leave that never was acknowledged.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use headcount_cluster::{Churn, Cluster, Edge, Reader, agree_on_counts, story};
+use headcount_cluster::{Churn, Cluster, Edge, History, Reader, Watcher, agree_on_counts, story};
+use headcount_model::EventKind;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::support::{churn, seed};
+use crate::support::{LASTING, churn, seed, settle};
 
 /// All files below a directory that hold something.
 fn files(dir: &Path) -> Vec<PathBuf> {
@@ -90,6 +92,65 @@ fn a_flipped_byte_or_a_lost_file_keeps_the_node_from_starting() {
         cluster.wait_grown().await;
         agree_on_counts(&cluster, &[&churns[0].1]).await;
         assert!(Reader::new(&cluster, 0).strong("churn:0").await.is_ok());
+        cluster.end().await;
+    });
+}
+
+/// The newest segment of a node's log.
+fn newest_segment(cluster: &Cluster, node: usize) -> PathBuf {
+    let segments = files(&cluster.data_dir(node).join("log"));
+    segments.last().expect("there is a log").clone()
+}
+
+#[test]
+fn a_torn_tail_of_the_newest_segment_is_cut_off_and_nothing_acknowledged_with_it() {
+    story(async |logs| {
+        let mut rng = StdRng::seed_from_u64(seed());
+        let mut cluster = Cluster::start_apart(&["us-east-1"], &LASTING, &logs).await;
+        let watcher = Watcher::grpc(&cluster, &[0], "").await;
+        let mut edge = Edge::start(&cluster, "edge", &[0]);
+        let noise = |rng: &mut StdRng, length: usize| -> Vec<u8> {
+            (0..length).map(|_| rng.random_range(0..=u8::MAX)).collect()
+        };
+        for round in 0..6_usize {
+            let channel = format!("round:{round}");
+            edge.attach("c1", &channel).await;
+            let opened = |history: &History| history.is_open(&channel);
+            watcher.wait_for("what comes next is told", opened).await;
+            // Whatever is applied was committed, by the only voter's sync.
+            let applied = cluster.applied(0).await;
+            cluster.kill(0).await;
+
+            // What a write leaves that the power ended: noise, a frame's beginning, room.
+            let segment = newest_segment(&cluster, 0);
+            let whole = fs::read(&segment).unwrap();
+            let torn = match round {
+                0 => noise(&mut rng, 1),
+                1 => noise(&mut rng, 5_000),
+                2 => vec![0; 4_096],
+                3 => whole[whole.len() - whole.len().min(300)..].to_vec(),
+                _ => {
+                    let from = rng.random_range(0..whole.len());
+                    let length = rng.random_range(1..=whole.len() - from);
+                    whole[from..from + length].to_vec()
+                }
+            };
+            fs::write(&segment, [whole, torn].concat()).unwrap();
+            cluster.restart(0).await;
+            cluster.wait_grown().await;
+            let after = cluster.applied(0).await;
+            assert!(after >= applied, "{applied} were applied, now {after}");
+            agree_on_counts(&cluster, &[&edge]).await;
+        }
+        for history in settle(&cluster, &[watcher]).await {
+            for round in 0..6 {
+                let channel = format!("round:{round}");
+                let gone = [EventKind::Closed, EventKind::RegionInactive];
+                let gone: usize = gone.iter().map(|kind| history.count(&channel, *kind)).sum();
+                let told = (history.count(&channel, EventKind::Opened), gone);
+                assert_eq!(told, (1, 0), "{history}");
+            }
+        }
         cluster.end().await;
     });
 }
