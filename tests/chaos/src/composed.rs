@@ -563,6 +563,13 @@ fn uncovered(cluster: &Cluster, record: &Record, strikes: &[Strike]) -> Vec<Stri
         ("packets delivered", &carried.passed, &Kind::ALL[..]),
         ("packets lost", &carried.lost, &[Kind::Loss][..]),
         (
+            "packets overtaken",
+            &carried.overtaken,
+            &[Kind::Distance][..],
+        ),
+        // Whether any was depends on how much is told meanwhile.
+        ("packets without room", &carried.crowded, &[][..]),
+        (
             "packets cut",
             &carried.cut,
             &[Kind::CutRegion, Kind::CutOneWay, Kind::CutBridge][..],

@@ -30,6 +30,10 @@ pub(crate) struct Counters {
     pub(crate) lost: AtomicU64,
     /// Packets that met a cut.
     pub(crate) cut: AtomicU64,
+    /// Packets that later ones overtook.
+    pub(crate) overtaken: AtomicU64,
+    /// Packets for which a narrow way had no room.
+    pub(crate) crowded: AtomicU64,
 }
 
 struct Packet {
@@ -156,9 +160,17 @@ impl Shared {
             .qualities
             .read()
             .unwrap_or_else(PoisonError::into_inner)[way];
-        let fate = lock(&self.ways[way]).send(&quality, self.start.elapsed());
+        let fate = lock(&self.ways[way]).send(&quality, self.start.elapsed(), packet.len());
         let (first, second) = match fate {
             Fate::Arrives(first, second) => (first, second),
+            Fate::Overtaken(at) => {
+                self.counters.overtaken.fetch_add(1, Ordering::Relaxed);
+                (at, None)
+            }
+            Fate::Crowded => {
+                self.counters.crowded.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
             Fate::Lost => {
                 self.counters.lost.fetch_add(1, Ordering::Relaxed);
                 return;

@@ -255,7 +255,8 @@ impl Nemesis {
             | Kind::CutLeader
             | Kind::Flap
             | Kind::Loss
-            | Kind::Distance => self.take_ways(),
+            | Kind::Distance
+            | Kind::Narrow => self.take_ways(),
         }
     }
 
@@ -293,7 +294,9 @@ impl Nemesis {
             Kind::CutRegion | Kind::CutOneWay | Kind::CutBridge | Kind::CutLeader | Kind::Flap => {
                 self.cut(*kind, region, *lasts).await?;
             }
-            Kind::Loss | Kind::Distance => self.degrade(*kind, *dice, *lasts).await,
+            Kind::Loss | Kind::Distance | Kind::Narrow => {
+                self.degrade(*kind, *dice, *lasts).await;
+            }
             Kind::ClockStep => self.step_clock(taken.nodes[0], *dice, *lasts).await?,
             Kind::SyncError => self.fail_syncs(taken.nodes[0], *lasts).await?,
             Kind::DiskFull => self.fill_disk(taken.nodes[0], *lasts).await?,
@@ -468,10 +471,11 @@ impl Nemesis {
     async fn degrade(&self, kind: Kind, dice: u32, lasts: Duration) {
         let loss = [5, 15, 30][dice as usize % 3];
         let all: Vec<usize> = self.regions().collect();
-        let voids = if kind == Kind::Loss && loss > 5 {
-            all
-        } else {
-            Vec::new()
+        // What a lease needs may be lost, or wait behind what else is sent.
+        let voids = match kind {
+            Kind::Loss if loss > 5 => all,
+            Kind::Narrow => all,
+            _ => Vec::new(),
         };
         let from = self.record.now();
         let nodes = self.cluster.nodes.len();
@@ -480,10 +484,13 @@ impl Nemesis {
             let apart = self.cluster.nodes[here].region != self.cluster.nodes[there].region;
             self.cluster.fabric.set(here, there, |quality| match kind {
                 Kind::Loss => quality.loss_percent = loss,
-                _ if apart => {
+                // 1 Mbit/s.
+                Kind::Narrow if apart => quality.bytes_per_second = 125_000,
+                Kind::Distance if apart => {
                     quality.delay = Duration::from_millis(150);
                     quality.jitter = Duration::from_millis(40);
                     quality.twice_percent = 1;
+                    quality.overtaken_percent = 1;
                 }
                 _ => {}
             });

@@ -37,8 +37,10 @@ pub(crate) enum Kind {
     Flap,
     /// Packets are lost everywhere.
     Loss,
-    /// Regions are 300 ms apart, with jitter, and packets come twice now and then.
+    /// Regions are 300 ms apart, with jitter, and packets come twice or too late now and then.
     Distance,
+    /// Little passes between nodes of different regions at a time.
+    Narrow,
     /// A node's wall clock steps by up to an hour, and back.
     ClockStep,
     /// A node's syncs fail.
@@ -51,7 +53,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Kill,
         Self::KillLeader,
         Self::KillRegion,
@@ -67,6 +69,7 @@ impl Kind {
         Self::Flap,
         Self::Loss,
         Self::Distance,
+        Self::Narrow,
         Self::ClockStep,
         Self::SyncError,
         Self::DiskFull,
@@ -91,6 +94,7 @@ impl Kind {
             Self::Flap => "flap",
             Self::Loss => "loss",
             Self::Distance => "distance",
+            Self::Narrow => "narrow",
             Self::ClockStep => "clock step",
             Self::SyncError => "sync error",
             Self::DiskFull => "disk full",
@@ -108,8 +112,12 @@ impl Kind {
             Self::CutRegion | Self::CutOneWay | Self::CutBridge | Self::CutLeader => {
                 (lease, lease * 4)
             }
-            Self::Stutter | Self::Flap | Self::Loss | Self::Distance => (lease * 2, lease * 4),
-            Self::ClockStep => (lease * 2, lease * 4),
+            Self::Stutter
+            | Self::Flap
+            | Self::Loss
+            | Self::Distance
+            | Self::Narrow
+            | Self::ClockStep => (lease * 2, lease * 4),
             Self::SyncError | Self::DiskFull | Self::Squeeze => (lease, lease * 2),
         }
     }
@@ -185,6 +193,7 @@ fn fits(round: &[Strike], kind: Kind) -> bool {
         Kind::Flap,
         Kind::Loss,
         Kind::Distance,
+        Kind::Narrow,
     ];
     let many = [Kind::KillAll, Kind::KillRegion];
     let leader = [Kind::KillLeader, Kind::PauseLeader];

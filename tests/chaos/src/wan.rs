@@ -16,17 +16,29 @@ pub(crate) struct Quality {
     pub(crate) loss_percent: u32,
     /// How many of a hundred come twice.
     pub(crate) twice_percent: u32,
+    /// How many of a hundred take half as long again, so that later ones overtake them.
+    pub(crate) overtaken_percent: u32,
+    /// How many bytes enter it in a second; without a bound if 0. What would wait longer than
+    /// [`QUEUE`] is lost.
+    pub(crate) bytes_per_second: u64,
     /// Whether nothing comes through.
     pub(crate) cut: bool,
 }
+
+/// How long packets wait at most before a narrow way, as in a router's queue.
+const QUEUE: Duration = Duration::from_millis(300);
 
 /// Fate: what becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// It arrives at this moment, and once more if there is a second one.
     Arrives(Duration, Option<Duration>),
+    /// It arrives at this moment, after others that were sent later.
+    Overtaken(Duration),
     /// Chance took it.
     Lost,
+    /// There was no room for it before a narrow way.
+    Crowded,
     /// The way is cut.
     Cut,
 }
@@ -36,8 +48,10 @@ pub(crate) enum Fate {
 #[derive(Debug)]
 pub(crate) struct Way {
     rng: StdRng,
-    /// When the last packet arrives: none overtakes it, as on most real paths.
+    /// When the last packet arrives: none overtakes it, as on most real paths, unless it is to be.
     last: Duration,
+    /// Until when what was sent enters it.
+    busy: Duration,
 }
 
 impl Way {
@@ -46,16 +60,31 @@ impl Way {
         Self {
             rng: StdRng::seed_from_u64(seed),
             last: Duration::ZERO,
+            busy: Duration::ZERO,
         }
     }
 
-    /// Decides what becomes of a packet that is sent now.
-    pub(crate) fn send(&mut self, quality: &Quality, now: Duration) -> Fate {
+    /// Decides what becomes of a packet of so many bytes that is sent now.
+    pub(crate) fn send(&mut self, quality: &Quality, now: Duration, bytes: usize) -> Fate {
         if quality.cut {
             return Fate::Cut;
         }
         if self.percent(quality.loss_percent) {
             return Fate::Lost;
+        }
+        let now = match quality.bytes_per_second {
+            0 => now,
+            rate => {
+                let enters = now.max(self.busy);
+                if enters > now + QUEUE {
+                    return Fate::Crowded;
+                }
+                self.busy = enters + Duration::from_micros(bytes as u64 * 1_000_000 / rate);
+                self.busy
+            }
+        };
+        if self.percent(quality.overtaken_percent) {
+            return Fate::Overtaken(self.last.max(now + quality.delay) + quality.delay / 2);
         }
         let first = self.arrival(quality, now);
         let second = self.percent(quality.twice_percent);
@@ -93,7 +122,7 @@ mod tests {
         let mut way = Way::new(1);
         let mut last = Duration::ZERO;
         for sent in 0..1_000 {
-            let Fate::Arrives(at, None) = way.send(&quality, sent * MS) else {
+            let Fate::Arrives(at, None) = way.send(&quality, sent * MS, 100) else {
                 panic!("nothing is lost or doubled");
             };
             assert!(
@@ -113,7 +142,7 @@ mod tests {
             ..Quality::default()
         };
         let mut way = Way::new(7);
-        let fates: Vec<Fate> = (0..10_000).map(|_| way.send(&quality, MS)).collect();
+        let fates: Vec<Fate> = (0..10_000).map(|_| way.send(&quality, MS, 100)).collect();
         let lost = fates.iter().filter(|fate| **fate == Fate::Lost).count();
         let twice = |fate: &&Fate| matches!(fate, Fate::Arrives(_, Some(_)));
         let twice = fates.iter().filter(twice).count();
@@ -123,7 +152,51 @@ mod tests {
             cut: true,
             ..quality
         };
-        assert_eq!(way.send(&cut, MS), Fate::Cut);
+        assert_eq!(way.send(&cut, MS, 100), Fate::Cut);
+    }
+
+    #[test]
+    fn what_is_overtaken_comes_after_later_ones_and_holds_nothing_up() {
+        let quality = Quality {
+            delay: 40 * MS,
+            overtaken_percent: 5,
+            ..Quality::default()
+        };
+        let mut way = Way::new(3);
+        let mut overtaken = 0;
+        for sent in 0..1_000 {
+            match way.send(&quality, sent * MS, 100) {
+                Fate::Arrives(at, None) => assert_eq!(at, (sent + 40) * MS),
+                Fate::Overtaken(at) => {
+                    assert!(at >= (sent + 59) * MS, "{at:?}");
+                    overtaken += 1;
+                }
+                fate => panic!("{fate:?}"),
+            }
+        }
+        assert!((20..90).contains(&overtaken), "{overtaken}");
+    }
+
+    #[test]
+    fn a_narrow_way_takes_its_rate_and_loses_what_would_wait_too_long() {
+        let quality = Quality {
+            bytes_per_second: 100_000,
+            ..Quality::default()
+        };
+        let mut way = Way::new(3);
+        // Ten times as much as fits, for a second.
+        let fates: Vec<Fate> = (0..1_000)
+            .map(|sent| way.send(&quality, sent * MS, 1_000))
+            .collect();
+        let passed = fates.iter().filter_map(|fate| match fate {
+            Fate::Arrives(at, None) => Some(*at),
+            _ => None,
+        });
+        let passed: Vec<Duration> = passed.collect();
+        // A second's worth, and what the queue holds.
+        assert!((125..=135).contains(&passed.len()), "{}", passed.len());
+        assert!(passed.is_sorted());
+        assert!(fates.contains(&Fate::Crowded));
     }
 
     #[test]
@@ -136,7 +209,7 @@ mod tests {
         let fates = |seed| {
             let mut way = Way::new(seed);
             (0..100)
-                .map(|at| way.send(&quality, at * MS))
+                .map(|at| way.send(&quality, at * MS, 100))
                 .collect::<Vec<_>>()
         };
         assert_eq!(fates(3), fates(3));
