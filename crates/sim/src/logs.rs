@@ -244,3 +244,149 @@ fn replay(dump: &Dump, id: ShardId, upto: u64) -> Result<(u64, Vec<Told>), Strin
     }
     Ok((from, told))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use bytes::Bytes;
+    use headcount_consensus::DumpedEntry;
+    use headcount_model::{
+        Batch, Claim, Entry, Fence, Incarnation, Modes, NodeId, OwnerRef, Position, RegionName,
+        ReplicaId, Timestamp, Transition,
+    };
+    use headcount_wire::encode_entry;
+
+    use super::*;
+
+    fn members() -> DumpedMembers {
+        let all: BTreeSet<ReplicaId> = [1, 2, 3].map(ReplicaId).into();
+        DumpedMembers {
+            since: Some(0),
+            voters: vec![all.clone()],
+            all,
+        }
+    }
+
+    /// The log of a shard in which a channel opens in `us`, and then closes if it is so long.
+    fn dump(replica: u64, entries: usize) -> Dump {
+        let owner = OwnerRef {
+            region: RegionName::new("us").unwrap(),
+            fence: Fence(1),
+        };
+        let claim = Command::Claim(Claim {
+            owner: owner.clone(),
+            node: NodeId(1),
+            incarnation: Incarnation(1),
+            tails: Vec::new(),
+        });
+        let batch = |number, active| {
+            Command::Batch(Batch {
+                owner: owner.clone(),
+                sequence: number,
+                dropped: Vec::new(),
+                transitions: vec![Transition {
+                    number,
+                    channel: ChannelKey::new("app", "c").unwrap(),
+                    active,
+                    occupancy: Modes::DEFAULT.occupancy(),
+                    at: Timestamp(5),
+                    is_global_master: true,
+                }],
+                registers: Vec::new(),
+            })
+        };
+        let commands = [claim, batch(1, true), batch(2, false)];
+        let entries = (1..).zip(commands).take(entries).map(|(index, command)| {
+            let entry = Entry {
+                stamp: Timestamp(1_000),
+                coordinator: RegionName::new("us").unwrap(),
+                commands: vec![command],
+            };
+            let command: Bytes = encode_entry(&entry).into();
+            DumpedEntry {
+                index,
+                bytes: command.clone(),
+                command: Some(command),
+            }
+        });
+        Dump {
+            replica: ReplicaId(replica),
+            snapshot: None,
+            entries: entries.collect(),
+            members: members(),
+            committed: None,
+        }
+    }
+
+    fn group(dumps: Vec<Dump>) -> Group {
+        Group {
+            members: members(),
+            dumps: dumps.into_iter().enumerate().collect(),
+        }
+    }
+
+    fn watched(dump: &Dump) -> Log {
+        let (_, told) = replay(dump, ShardId(0), 9).unwrap();
+        let mut log = Log::default();
+        told.iter().for_each(|told| log.add(told).unwrap());
+        log
+    }
+
+    /// Returns the rules that are broken.
+    fn broken(group: &Group, watched: &Log) -> Vec<Rule> {
+        let (faults, _) = group.judge(1, watched, true).unwrap();
+        faults.iter().map(|fault| fault.rule).collect()
+    }
+
+    #[test]
+    fn what_was_told_is_what_the_logs_tell() {
+        let whole = group(vec![dump(1, 3), dump(2, 3), dump(3, 2)]);
+        assert!(whole.is_of_shard());
+        assert_eq!(whole.shard(&ShardMap::from(1)), Some(ShardId(0)));
+        assert_eq!(broken(&whole, &watched(&dump(1, 3))), []);
+        let (_, events) = whole.judge(1, &watched(&dump(1, 3)), true).unwrap();
+        assert_eq!(
+            events, 6,
+            "active, opened, counts, inactive, counts, closed"
+        );
+    }
+
+    #[test]
+    fn what_was_told_and_is_on_few_disks_or_on_none_is_found() {
+        let told = watched(&dump(1, 3));
+        let few = group(vec![dump(1, 3), dump(2, 2), dump(3, 2)]);
+        assert_eq!(broken(&few, &told), [Rule::Durability]);
+        let none = group(vec![dump(1, 2), dump(2, 2), dump(3, 2)]);
+        // Too few have the entry, and each of its three events is missing.
+        assert_eq!(broken(&none, &told), [Rule::Durability; 4]);
+    }
+
+    #[test]
+    fn replicas_that_differ_are_found_where_it_was_committed() {
+        let mut other = dump(3, 3);
+        other.entries[2].bytes = Bytes::from_static(b"another");
+        let differ = group(vec![dump(1, 3), dump(2, 3), other]);
+        assert_eq!(broken(&differ, &watched(&dump(1, 3))), [Rule::ExactlyOnce]);
+        assert_eq!(broken(&differ, &watched(&dump(1, 2))), []);
+    }
+
+    #[test]
+    fn what_is_committed_and_was_told_to_nobody_is_found() {
+        let mut said = dump(1, 3);
+        said.committed = Some(3);
+        let whole = group(vec![said, dump(2, 3), dump(3, 3)]);
+        let told = watched(&dump(1, 2));
+        assert_eq!(broken(&whole, &told), [Rule::Contiguity]);
+        let last = told.events(ShardId(0)).last().unwrap();
+        assert_eq!(
+            last.position.unwrap(),
+            Position {
+                index: 2,
+                ordinal: 2
+            }
+        );
+        let (faults, _) = whole.judge(1, &told, false).unwrap();
+        assert_eq!(faults, [], "nobody was told everything");
+    }
+}
