@@ -37,7 +37,9 @@ pub(crate) fn id_of(plan: &Plan, status: &ClusterStatus, node: usize) -> Option<
     here.map(|row| row.id).max()
 }
 
-/// Carries out orders one after the other, each until a node says that it is done or refuses it.
+/// Carries out orders one after the other, each until a node says that it is done, or until as many
+/// as there are refused it: one that has not joined yet refuses everything. Nodes are taken back for
+/// sure.
 pub(crate) async fn run(
     mut orders: mpsc::UnboundedReceiver<Order>,
     plan: Arc<Plan>,
@@ -45,11 +47,18 @@ pub(crate) async fn run(
     dialer: SimDialer,
     shared: Shared,
 ) {
+    let refusals_max = nodes.len();
     let mut nodes = nodes.iter().cycle();
     while let Some(order) = orders.recv().await {
+        let mut refusals = 0;
         loop {
             let node = nodes.next().expect("a world has nodes");
-            if carry_out(&order, &plan, *node, &dialer, &shared).await {
+            match carry_out(&order, &plan, *node, &dialer, &shared).await {
+                Said::Done => break,
+                Said::Refused => refusals += 1,
+                Said::Nothing => {}
+            }
+            if refusals >= refusals_max && !matches!(order, Order::Undrain(..)) {
                 break;
             }
             sleep(PAUSE).await;
@@ -65,14 +74,22 @@ pub(crate) async fn run(
     }
 }
 
-/// Returns whether nothing is left to do.
+/// What a node says to an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    Done,
+    Refused,
+    /// Nobody leads, or whoever does is not reached.
+    Nothing,
+}
+
 async fn carry_out(
     order: &Order,
     plan: &Plan,
     through: SocketAddr,
     dialer: &SimDialer,
     shared: &Shared,
-) -> bool {
+) -> Said {
     let row_of = |node: usize| {
         let record = shared.lock();
         let status = record.status.as_ref()?;
@@ -82,7 +99,7 @@ async fn carry_out(
     let (method, path, body) = match order {
         Order::Drain(node) | Order::Undrain(node, _) => {
             let Some(row) = row_of(*node) else {
-                return false;
+                return Said::Nothing;
             };
             let what = match order {
                 Order::Drain(_) => "drain",
@@ -102,18 +119,19 @@ async fn carry_out(
     };
     let bearer = "Bearer simulated-operator";
     let answer = send(dialer, through, (method, &path), body, bearer, ANSWER).await;
-    let Ok(answer) = answer else { return false };
+    let Ok(answer) = answer else {
+        return Said::Nothing;
+    };
     match answer.status {
-        200..300 => true,
-        // Nobody leads, or whoever does is not reached.
-        500.. => false,
+        200..300 => Said::Done,
+        500.. => Said::Nothing,
         _ => {
             let mut record = shared.lock();
             record.coverage.count("orders-refused");
             record
                 .trace
                 .say(&format_args!("{order:?} is refused: {answer:?}"));
-            true
+            Said::Refused
         }
     }
 }
