@@ -332,6 +332,39 @@ async fn a_full_disk_stops_the_store_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_file_system_that_turns_read_only_stops_the_store_and_loses_nothing() {
+    for acknowledged in 1..40 {
+        let disk = MemoryDisk::new();
+        let store = start(&disk, small());
+        append(&store, 1, 1..acknowledged + 1).await.unwrap();
+        let read_only = Faults {
+            read_only: true,
+            ..Faults::default()
+        };
+        disk.set_faults(read_only);
+        let next = acknowledged + 1..acknowledged + 2;
+        assert!(append(&store, 1, next.clone()).await.is_err());
+        let fatal = store.fatal().borrow().clone().unwrap();
+        assert!(fatal.contains("read-only"), "{fatal}");
+
+        // Nothing can be started there before it is mended, either.
+        let left = disk.crash(|_, _| 0);
+        left.set_faults(read_only);
+        let refused = try_start(&left, small())
+            .err()
+            .map(|error| error.to_string());
+        assert!(refused.is_some_and(|why| why.contains("read-only")));
+        left.set_faults(Faults::default());
+        let store = start(&left, small());
+        assert_eq!(
+            store.entries(1, 0..99, usize::MAX),
+            records(1..acknowledged + 1)
+        );
+        append(&store, 1, next).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_snapshot_that_cannot_be_written_stops_the_store() {
     let disk = MemoryDisk::new();
     let store = start(&disk, small());
