@@ -60,7 +60,8 @@ impl DumpedMembers {
 }
 
 impl Dump {
-    /// Reads everything that a store holds of its replicas, ascending.
+    /// Reads everything that a store holds of its replicas, ascending. Nobody may write to it
+    /// meanwhile: what a new snapshot replaces would be missing.
     ///
     /// # Errors
     /// If something in it is not understood.

@@ -3,7 +3,7 @@
 use headcount_consensus::{GroupId, Limits, ReconcileError, Reconciled, Timing};
 use headcount_model::NodeId;
 
-use crate::world::{PATIENCE, World, command, membership, wait_until};
+use crate::world::{PATIENCE, Record, World, command, membership, replica, wait_until};
 
 const GROUP: GroupId = GroupId(1);
 
@@ -25,6 +25,39 @@ async fn propose_many(world: &World, count: u64) {
         for proposed in futures::future::join_all(proposals).await {
             proposed.unwrap();
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_store_holds_is_what_its_machine_was_given() {
+    let mut world = World::with(3, Timing::LOCAL, limits());
+    world.form(GROUP, &[1, 2, 3]).await;
+    propose_many(&world, 300).await;
+    let leader = world.leader(GROUP).await;
+    wait_until("the log is purged", || leader.status().purged >= Some(100)).await;
+    propose_many(&world, 7).await;
+    let record = world.agree(GROUP, &[1, 2, 3]).await;
+    let last = record.at.unwrap().index;
+    for node in world.node_ids() {
+        world.down(node).await;
+        let dumps = world.dumps(node).await;
+        let [dump] = &dumps[..] else {
+            panic!("one group, {} replicas", dumps.len());
+        };
+        assert_eq!(dump.replica, replica(GROUP, node));
+        let all = [1, 2, 3].map(|node| replica(GROUP, NodeId(node)));
+        assert_eq!(dump.members.voters, [all.into()]);
+        assert_eq!(dump.members.all, all.into());
+        // Whoever led meanwhile may have begun with an entry of its own.
+        assert!(dump.last() >= Some(last), "{:?} of {last}", dump.last());
+        assert!(dump.committed <= dump.last(), "{:?}", dump.committed);
+
+        let (covered, chunks) = dump.snapshot.as_ref().expect("it has taken one");
+        let mut commands = Record::parse(chunks).unwrap().commands;
+        assert!(commands.iter().all(|(index, _)| index <= covered));
+        let later = dump.entries.iter().filter(|entry| entry.index > *covered);
+        commands.extend(later.filter_map(|entry| Some((entry.index, entry.command.clone()?))));
+        assert_eq!(commands, record.commands);
     }
 }
 

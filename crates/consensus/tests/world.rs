@@ -10,8 +10,8 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use headcount_consensus::store::{Store, StoreConfig};
 use headcount_consensus::{
-    AppliedAt, Frozen, Group, GroupId, Host, HostConfig, Limits, Machine, MachineError, Member,
-    Membership, PeerError, Peers, ReplicaConfig, Timing,
+    AppliedAt, Dump, Frozen, Group, GroupId, Host, HostConfig, Limits, Machine, MachineError,
+    Member, Membership, PeerError, Peers, ReplicaConfig, Timing,
 };
 use headcount_model::{NodeId, ReplicaId};
 use headcount_wire::proto::consensus::v1::{Envelope, SnapshotHeader, SnapshotReply};
@@ -56,7 +56,7 @@ impl Record {
         chunks
     }
 
-    fn parse(chunks: &[Bytes]) -> Option<Self> {
+    pub(crate) fn parse(chunks: &[Bytes]) -> Option<Self> {
         let (head, rest) = chunks.split_first()?;
         let head = std::str::from_utf8(head).ok()?;
         let numbers: Vec<u64> = head
@@ -359,6 +359,16 @@ impl World {
         let host = Host::new(config, store.clone(), side).unwrap();
         self.net.hosts.write().unwrap().insert(node, host.clone());
         this.up = Some((host, store));
+    }
+
+    /// Returns what the store of a node that is down holds.
+    pub(crate) async fn dumps(&self, node: NodeId) -> Vec<Dump> {
+        let this = &self.nodes[&node];
+        assert!(this.up.is_none(), "node {node} is up");
+        let store = Store::open(this.dir.path(), StoreConfig::default()).unwrap();
+        let dumps = Dump::all(&store).unwrap();
+        store.close().await.unwrap();
+        dumps
     }
 
     /// Ends a node's process in order.
