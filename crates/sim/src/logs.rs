@@ -303,7 +303,7 @@ mod tests {
                 coordinator: RegionName::new("us").unwrap(),
                 commands: vec![command],
             };
-            let command: Bytes = encode_entry(&entry).into();
+            let command = encode_entry(&entry);
             DumpedEntry {
                 index,
                 bytes: command.clone(),
