@@ -10,7 +10,8 @@ use headcount_model::ReplicaId;
 use openraft::StorageError;
 use openraft::entry::RaftEntry as _;
 use openraft::storage::{
-    IOFlushed, RaftLogReader as _, RaftLogStorage as _, RaftStateMachine as _,
+    IOFlushed, RaftLogReader as _, RaftLogStorage as _, RaftSnapshotBuilder as _,
+    RaftStateMachine as _,
 };
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::TypeConfigExt as _;
@@ -265,4 +266,38 @@ async fn a_journal_has_its_gap_before_the_machine_is_past_it() {
     };
     machine.install_snapshot(&meta, snapshot).await.unwrap();
     assert_eq!(seen.load(Ordering::Relaxed), 10);
+}
+
+/// Else a log that is purged up to the newer one would be missing what lies between them.
+#[tokio::test]
+async fn a_snapshot_that_was_begun_before_a_newer_one_came_does_not_take_its_place() {
+    let store = open(&MemoryDisk::new());
+    let onlooker = Onlooker {
+        store: store.clone(),
+        seen: Arc::default(),
+    };
+    let growth = Arc::new(Growth::new(u64::MAX, Arc::default()));
+    let replica = ReplicaId(1);
+    let mut machine = StateMachine::new(Box::new(onlooker), store, replica, Some(7), growth);
+    let leader = LeaderId {
+        term: 1,
+        node_id: 2,
+    };
+    let meta = SnapshotMeta {
+        last_log_id: Some(LogId::new(leader, 9)),
+        ..SnapshotMeta::default()
+    };
+    let mut begun = machine.get_snapshot_builder().await;
+    let snapshot = SnapshotChunks {
+        chunks: vec![Bytes::from_static(b"newer")],
+        stored_by: None,
+    };
+    machine.install_snapshot(&meta, snapshot).await.unwrap();
+    let built = begun.build_snapshot().await.unwrap();
+    assert_eq!(built.meta, meta);
+    let kept = machine.get_current_snapshot().await.unwrap().unwrap();
+    assert_eq!(
+        (kept.meta, kept.snapshot.chunks),
+        (meta, vec![Bytes::from_static(b"newer")])
+    );
 }

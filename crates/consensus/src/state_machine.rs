@@ -96,6 +96,8 @@ struct Disk {
     replica: ReplicaId,
     /// The shard whose event journal the machine writes, if it writes one.
     journal: Option<u64>,
+    /// Held by whoever writes a snapshot, from what it knows of the last one on.
+    writing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Applies a group's log.
@@ -123,6 +125,7 @@ impl StateMachine {
                 store,
                 replica,
                 journal,
+                writing: Arc::default(),
             },
             applied: None,
             membership: StoredMembership::default(),
@@ -245,6 +248,7 @@ impl RaftStateMachine<Types> for StateMachine {
                         shard,
                         first_index,
                     });
+            let _writing = self.disk.writing.lock().await;
             self.disk.write(meta, journal, snapshot.chunks).await?;
         }
         self.applied = meta.last_log_id;
@@ -327,6 +331,13 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
             .disk
             .journal
             .map_or(JournalStep::None, |shard| JournalStep::Keep { shard });
+        let _writing = self.disk.writing.lock().await;
+        // One that a leader sent meanwhile is newer, and the log is purged up to that.
+        if let Some(newer) = self.disk.read()?
+            && newer.meta.last_log_id > self.meta.last_log_id
+        {
+            return Ok(newer);
+        }
         self.disk.write(&self.meta, journal, chunks.clone()).await?;
         telemetry::snapshots_built_total.count(1);
         telemetry::snapshot_build_seconds.record(begun.elapsed());
