@@ -1,6 +1,7 @@
 //! The events of the shards' logs, and whether a watcher was told all of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use headcount_model::{EventId, EventKind, Position, ShardId};
 
@@ -57,20 +58,23 @@ impl Log {
     }
 
     /// Returns the events of another log that this one does not have in the same place with the same
-    /// body: those of a shard from an index on.
+    /// body: those of a shard whose indexes are in a range.
     #[must_use]
-    pub fn lacking<'a>(&self, other: &'a Self, shard: ShardId, from: u64) -> Vec<&'a Told> {
-        let from = Position {
-            index: from,
-            ordinal: 0,
-        };
+    pub fn lacking<'a>(
+        &self,
+        other: &'a Self,
+        shard: ShardId,
+        indexes: &RangeInclusive<u64>,
+    ) -> Vec<&'a Told> {
+        let place = |index, ordinal| Position { index, ordinal };
+        let places = place(*indexes.start(), 0)..=place(*indexes.end(), u32::MAX);
         let here = self.0.get(&shard);
         let is_here = |(position, told): &(&Position, &Told)| {
             let own = here.and_then(|events| events.get(position));
             own.is_some_and(|own| own.is_same(told))
         };
         let theirs = other.0.get(&shard).into_iter();
-        let theirs = theirs.flat_map(|events| events.range(from..));
+        let theirs = theirs.flat_map(|events| events.range(places.clone()));
         let lacking = theirs.filter(|event| !is_here(event));
         lacking.map(|(_, told)| told).collect()
     }
@@ -284,15 +288,19 @@ mod tests {
     fn what_another_log_has_more_or_otherwise_is_found() {
         let (whole, shard) = (log(&life()), ShardId(0));
         assert_eq!((whole.last(shard), whole.last(ShardId(1))), (Some(9), None));
-        assert_eq!(whole.lacking(&whole, shard, 0), Vec::<&Told>::new());
+        assert_eq!(whole.lacking(&whole, shard, &(0..=9)), Vec::<&Told>::new());
         let mut events = life();
         let gone = events.remove(1);
         events[2].region = "eu".to_owned();
         let other = log(&events);
-        assert_eq!(other.lacking(&whole, shard, 0), [&gone, &life()[3]]);
-        assert_eq!(other.lacking(&whole, shard, 2), [&life()[3]]);
-        assert_eq!(whole.lacking(&other, shard, 0), [&events[2]]);
-        assert_eq!(other.lacking(&whole, ShardId(1), 0), Vec::<&Told>::new());
+        assert_eq!(other.lacking(&whole, shard, &(0..=9)), [&gone, &life()[3]]);
+        assert_eq!(other.lacking(&whole, shard, &(2..=9)), [&life()[3]]);
+        assert_eq!(whole.lacking(&other, shard, &(0..=9)), [&events[2]]);
+        assert_eq!(whole.lacking(&other, shard, &(0..=3)), Vec::<&Told>::new());
+        assert_eq!(
+            other.lacking(&whole, ShardId(1), &(0..=9)),
+            Vec::<&Told>::new()
+        );
     }
 
     #[test]
