@@ -74,6 +74,7 @@ impl Log {
             own.is_some_and(|own| own.is_same(told))
         };
         let theirs = other.0.get(&shard).into_iter();
+        let theirs = theirs.filter(|_| !indexes.is_empty());
         let theirs = theirs.flat_map(|events| events.range(places.clone()));
         let lacking = theirs.filter(|event| !is_here(event));
         lacking.map(|(_, told)| told).collect()
@@ -296,7 +297,9 @@ mod tests {
         assert_eq!(other.lacking(&whole, shard, &(0..=9)), [&gone, &life()[3]]);
         assert_eq!(other.lacking(&whole, shard, &(2..=9)), [&life()[3]]);
         assert_eq!(whole.lacking(&other, shard, &(0..=9)), [&events[2]]);
-        assert_eq!(whole.lacking(&other, shard, &(0..=3)), Vec::<&Told>::new());
+        let (few, none) = (0..=3, RangeInclusive::new(4, 3));
+        assert_eq!(whole.lacking(&other, shard, &few), Vec::<&Told>::new());
+        assert_eq!(whole.lacking(&other, shard, &none), Vec::<&Told>::new());
         assert_eq!(
             other.lacking(&whole, ShardId(1), &(0..=9)),
             Vec::<&Told>::new()

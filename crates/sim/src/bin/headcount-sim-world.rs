@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -68,7 +68,15 @@ fn main() -> ExitCode {
     let _clocks = mad_turmoil::time::SimClocksGuard::init();
     let world = thread::Builder::new().stack_size(STACK_BYTES);
     let world = world.spawn(move || run(&arguments));
-    let is_right = world.map(|world| world.join().unwrap_or(false));
+    let is_right = world.map(|world| {
+        world.join().unwrap_or_else(|_panic| {
+            let panics = PANICS.lock().unwrap_or_else(PoisonError::into_inner);
+            for panic in &*panics {
+                headcount_sim::print(&format!("WRONG a panic: {panic}"));
+            }
+            false
+        })
+    });
     match is_right {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
