@@ -236,6 +236,22 @@ impl Machine for Onlooker {
     }
 }
 
+/// Returns a machine with the journal of a shard, and what a snapshot says that is ahead of it.
+fn behind(onlooker: Onlooker, store: Store) -> (StateMachine, SnapshotMeta) {
+    let growth = Arc::new(Growth::new(u64::MAX, Arc::default()));
+    let replica = ReplicaId(1);
+    let machine = StateMachine::new(Box::new(onlooker), store, replica, Some(7), growth);
+    let leader = LeaderId {
+        term: 1,
+        node_id: 2,
+    };
+    let meta = SnapshotMeta {
+        last_log_id: Some(LogId::new(leader, 9)),
+        ..SnapshotMeta::default()
+    };
+    (machine, meta)
+}
+
 /// Else a watcher that reads meanwhile is told nothing of what lies between, and no gap.
 #[tokio::test]
 async fn a_journal_has_its_gap_before_the_machine_is_past_it() {
@@ -249,17 +265,7 @@ async fn a_journal_has_its_gap_before_the_machine_is_past_it() {
         store: store.clone(),
         seen: seen.clone(),
     };
-    let growth = Arc::new(Growth::new(u64::MAX, Arc::default()));
-    let replica = ReplicaId(1);
-    let mut machine = StateMachine::new(Box::new(onlooker), store, replica, Some(7), growth);
-    let leader = LeaderId {
-        term: 1,
-        node_id: 2,
-    };
-    let meta = SnapshotMeta {
-        last_log_id: Some(LogId::new(leader, 9)),
-        ..SnapshotMeta::default()
-    };
+    let (mut machine, meta) = behind(onlooker, store);
     let snapshot = SnapshotChunks {
         chunks: Vec::new(),
         stored_by: None,
@@ -276,17 +282,7 @@ async fn a_snapshot_that_was_begun_before_a_newer_one_came_does_not_take_its_pla
         store: store.clone(),
         seen: Arc::default(),
     };
-    let growth = Arc::new(Growth::new(u64::MAX, Arc::default()));
-    let replica = ReplicaId(1);
-    let mut machine = StateMachine::new(Box::new(onlooker), store, replica, Some(7), growth);
-    let leader = LeaderId {
-        term: 1,
-        node_id: 2,
-    };
-    let meta = SnapshotMeta {
-        last_log_id: Some(LogId::new(leader, 9)),
-        ..SnapshotMeta::default()
-    };
+    let (mut machine, meta) = behind(onlooker, store);
     let mut begun = machine.get_snapshot_builder().await;
     let snapshot = SnapshotChunks {
         chunks: vec![Bytes::from_static(b"newer")],

@@ -277,6 +277,14 @@ impl Disk {
             .await?)
     }
 
+    /// Returns the last entry in the snapshot, without reading that.
+    fn last(&self) -> io::Result<Option<LogId>> {
+        let Some(reader) = self.store.snapshot(self.replica.0) else {
+            return Ok(None);
+        };
+        Ok(codec::snapshot_meta_from_bytes(reader.meta())?.last_log_id)
+    }
+
     fn read(&self) -> io::Result<Option<Snapshot>> {
         let Some(reader) = self.store.snapshot(self.replica.0) else {
             return Ok(None);
@@ -333,8 +341,8 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
             .map_or(JournalStep::None, |shard| JournalStep::Keep { shard });
         let _writing = self.disk.writing.lock().await;
         // One that a leader sent meanwhile is newer, and the log is purged up to that.
-        if let Some(newer) = self.disk.read()?
-            && newer.meta.last_log_id > self.meta.last_log_id
+        if self.disk.last()? > self.meta.last_log_id
+            && let Some(newer) = self.disk.read()?
         {
             return Ok(newer);
         }
