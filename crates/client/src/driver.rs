@@ -1,9 +1,11 @@
 //! The task that keeps an edge's session going, whatever happens to streams and nodes.
 
 use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use headcount_model::{Hello, ReportItem, ReportLimits, Welcome};
+use headcount_model::{Hello, Incarnation, ReportItem, ReportLimits, Welcome};
 use headcount_wire::proto::report::v1 as pb;
 use headcount_wire::proto::report::v1::report_request::Body;
 use headcount_wire::proto::report::v1::report_response::Body as Answer;
@@ -67,7 +69,7 @@ enum End {
 }
 
 pub(crate) struct Driver {
-    config: Config,
+    config: Arc<Config>,
     commands: mpsc::Receiver<Command>,
     outbox: Outbox<Waiter>,
     notices: Notices,
@@ -78,6 +80,8 @@ pub(crate) struct Driver {
     offered: u64,
     /// The session that may be resumed.
     session: Option<u64>,
+    /// Whoever said goodbye while there was no stream to say it on.
+    parting: Option<oneshot::Sender<()>>,
 }
 
 impl Driver {
@@ -85,13 +89,14 @@ impl Driver {
         let seed = config.seed.unwrap_or(config.incarnation.0);
         Self {
             backoff: Backoff::new(config.backoff_min, config.backoff_max, seed),
-            config,
+            config: Arc::new(config),
             commands,
             outbox: Outbox::new(),
             notices,
             node: 0,
             offered: 0,
             session: None,
+            parting: None,
         }
     }
 
@@ -121,6 +126,11 @@ impl Driver {
                 }
                 End::Abandoned => return,
             };
+            if let Some(done) = self.parting.take() {
+                // Nobody was there to be told: the grace ends the session.
+                let _gone = done.send(());
+                return;
+            }
             tracing::debug!(target: "client", %reason, "a stream to a node is over");
             self.notices.push(Notice::Disconnected {
                 reason,
@@ -133,19 +143,12 @@ impl Driver {
     async fn attempt(&mut self) -> End {
         let pause = self.backoff.next_pause();
         if !pause.is_zero()
-            && let Some(end) = self.wait(pause).await
+            && let Err(end) = self.wait(pause).await
         {
             return end;
         }
         let node = self.config.nodes[self.node].clone();
-        let patience = self.config.connect_timeout;
-        let opened = timeout(patience, self.open(&node)).await;
-        let opened = opened.unwrap_or_else(|_| {
-            Err(End::Broken(format!(
-                "{node}: no welcome within {patience:?}"
-            )))
-        });
-        let (welcome, mut stream) = match opened {
+        let (welcome, mut stream) = match self.open(&node).await {
             Ok(opened) => opened,
             Err(end) => {
                 if matches!(end, End::Broken(_) | End::Unauthenticated(_)) {
@@ -163,6 +166,9 @@ impl Driver {
         if !welcome.resumed {
             self.outbox.start_session();
         }
+        if let Some(done) = self.parting.take() {
+            return self.part(&mut stream, done).await;
+        }
         let start = Instant::now();
         let Err(end) = self.serve(&mut stream).await;
         if start.elapsed() > self.config.backoff_max {
@@ -171,46 +177,22 @@ impl Driver {
         end
     }
 
-    /// Pauses, while changes go on being taken as far as there is room.
-    async fn wait(&mut self, pause: Duration) -> Option<End> {
-        let until = sleep(pause);
-        tokio::pin!(until);
-        loop {
-            let has_room = self.outbox.pending() < self.config.queue_max;
+    /// Pauses, unless somebody says goodbye: that is not to wait for the grace of a session that
+    /// can be ended.
+    async fn wait(&mut self, pause: Duration) -> Result<(), End> {
+        let mut until = pin!(sleep(pause));
+        while self.parting.is_none() {
             tokio::select! {
-                () = &mut until => return None,
-                command = self.commands.recv(), if has_room => {
-                    if let Err(end) = self.take(command) {
-                        return Some(end);
-                    }
-                }
+                () = &mut until => break,
+                taken = self.take_ahead() => taken?,
             }
         }
+        Ok(())
     }
 
-    /// Connects to a node and opens or resumes the session there.
+    /// Opens a stream to a node. What the handles ask for meanwhile is taken, so that changes gather
+    /// and nobody's session is opened when nobody is left.
     async fn open(&mut self, node: &str) -> Result<(Welcome, Stream), End> {
-        let broken = |what: &dyn std::fmt::Display| End::Broken(format!("{node}: {what}"));
-        let endpoint = Endpoint::from_shared(node.to_owned()).map_err(|error| broken(&error))?;
-        let endpoint = endpoint
-            .connect_timeout(self.config.connect_timeout)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE.0)
-            .keep_alive_timeout(KEEP_ALIVE.1)
-            .keep_alive_while_idle(true);
-        let channel = match self.config.dialer.connector() {
-            None => endpoint.connect().await,
-            Some(connector) => endpoint.connect_with_connector(connector).await,
-        };
-        let channel = channel.map_err(|error| broken(&chain(&error)))?;
-        let authorization = (self.config.authorization)().parse();
-        let authorization = authorization.map_err(|_| broken(&"authorization: not a header"))?;
-        // Hello and goodbye, and a batch more than any window, so that sending never waits.
-        let (requests, sent) = mpsc::channel(REQUESTS_MAX);
-        let mut request = Request::new(ReceiverStream::new(sent));
-        request
-            .metadata_mut()
-            .insert("authorization", authorization);
         self.offered += 1;
         let hello = Hello {
             edge: self.config.edge.clone(),
@@ -218,26 +200,33 @@ impl Driver {
             session: self.offered,
             resume: self.session,
         };
-        send(&requests, Body::Hello(put_hello(&hello)))?;
-        let mut client = ReporterClient::new(channel);
-        let opened = client.report(request).await;
-        let mut answers = opened.map_err(|status| self.end_of(&status))?.into_inner();
-        let first = answers.message().await;
-        let first = first.map_err(|status| self.end_of(&status))?;
-        let Some(Answer::Welcome(welcome)) = first.and_then(|answer| answer.body) else {
-            return Err(broken(&"the node did not answer hello by welcome"));
-        };
-        let (welcome, limits) = take_welcome(&welcome).map_err(|error| broken(&error))?;
-        let window_batches = limits.window_batches.min(WINDOW_MAX);
-        let stream = Stream {
-            requests,
-            answers,
-            limits: ReportLimits {
-                window_batches,
-                ..limits
-            },
-        };
-        Ok((welcome, stream))
+        let patience = self.config.connect_timeout;
+        let config = Arc::clone(&self.config);
+        let mut opening = pin!(timeout(patience, open(&config, node, &hello)));
+        loop {
+            tokio::select! {
+                opened = &mut opening => return opened.unwrap_or_else(|_| {
+                    Err(End::Broken(format!("{node}: no welcome within {patience:?}")))
+                }),
+                taken = self.take_ahead() => taken?,
+            }
+        }
+    }
+
+    /// Takes what the handles ask for next, as far as there is room, without a stream.
+    async fn take_ahead(&mut self) -> Result<(), End> {
+        let has_room = self.outbox.pending() < self.config.queue_max;
+        if !has_room || self.parting.is_some() {
+            return std::future::pending().await;
+        }
+        let command = self.commands.recv().await;
+        match self.take(command) {
+            Err(End::Goodbye(done)) if self.session.is_some() => {
+                self.parting = Some(done);
+                Ok(())
+            }
+            taken => taken,
+        }
     }
 
     /// Reports on a stream until it ends.
@@ -259,7 +248,7 @@ impl Driver {
             let has_room = self.outbox.pending() < self.config.queue_max;
             tokio::select! {
                 answer = stream.answers.message() => {
-                    let answer = answer.map_err(|status| self.end_of(&status))?;
+                    let answer = answer.map_err(|status| end_of(self.config.incarnation, &status))?;
                     self.hear(answer)?;
                     self.backoff.reset();
                     ack_due = Instant::now() + self.config.ack_timeout;
@@ -360,45 +349,89 @@ impl Driver {
         }
         End::Goodbye(done)
     }
+}
 
-    /// Says what a status means for the session.
-    fn end_of(&self, status: &Status) -> End {
-        let reason = format!("{:?}: {}", status.code(), status.message());
-        match status.code() {
-            Code::FailedPrecondition => {
-                let seen = |name| {
-                    status
-                        .metadata()
-                        .get(name)?
-                        .to_str()
-                        .ok()?
-                        .parse::<u64>()
-                        .ok()
-                };
-                match (seen(SEEN_INCARNATION), seen(SEEN_SESSION)) {
-                    (Some(incarnation), _) if incarnation > self.config.incarnation.0 => {
-                        End::Stopped(Stopped::StaleIncarnation { seen: incarnation })
-                    }
-                    (Some(_), Some(session)) => End::Stale(session),
-                    (..) => End::Refused(reason),
+/// Connects to a node and opens or resumes a session there.
+async fn open(config: &Config, node: &str, hello: &Hello) -> Result<(Welcome, Stream), End> {
+    let broken = |what: &dyn std::fmt::Display| End::Broken(format!("{node}: {what}"));
+    let endpoint = Endpoint::from_shared(node.to_owned()).map_err(|error| broken(&error))?;
+    let endpoint = endpoint
+        .connect_timeout(config.connect_timeout)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE.0)
+        .keep_alive_timeout(KEEP_ALIVE.1)
+        .keep_alive_while_idle(true);
+    let channel = match config.dialer.connector() {
+        None => endpoint.connect().await,
+        Some(connector) => endpoint.connect_with_connector(connector).await,
+    };
+    let channel = channel.map_err(|error| broken(&chain(&error)))?;
+    let authorization = (config.authorization)().parse();
+    let authorization = authorization.map_err(|_| broken(&"authorization: not a header"))?;
+    // Hello and goodbye, and a batch more than any window, so that sending never waits.
+    let (requests, sent) = mpsc::channel(REQUESTS_MAX);
+    let mut request = Request::new(ReceiverStream::new(sent));
+    request
+        .metadata_mut()
+        .insert("authorization", authorization);
+    send(&requests, Body::Hello(put_hello(hello)))?;
+    let refused = |status: Status| end_of(config.incarnation, &status);
+    let opened = ReporterClient::new(channel).report(request).await;
+    let mut answers = opened.map_err(refused)?.into_inner();
+    let first = answers.message().await.map_err(refused)?;
+    let Some(Answer::Welcome(welcome)) = first.and_then(|answer| answer.body) else {
+        return Err(broken(&"the node did not answer hello by welcome"));
+    };
+    let (welcome, limits) = take_welcome(&welcome).map_err(|error| broken(&error))?;
+    let window_batches = limits.window_batches.min(WINDOW_MAX);
+    let stream = Stream {
+        requests,
+        answers,
+        limits: ReportLimits {
+            window_batches,
+            ..limits
+        },
+    };
+    Ok((welcome, stream))
+}
+
+/// Says what a status means for the session of an edge in the life `incarnation`.
+fn end_of(incarnation: Incarnation, status: &Status) -> End {
+    let reason = format!("{:?}: {}", status.code(), status.message());
+    match status.code() {
+        Code::FailedPrecondition => {
+            let seen = |name| {
+                status
+                    .metadata()
+                    .get(name)?
+                    .to_str()
+                    .ok()?
+                    .parse::<u64>()
+                    .ok()
+            };
+            match (seen(SEEN_INCARNATION), seen(SEEN_SESSION)) {
+                (Some(seen), _) if seen > incarnation.0 => {
+                    End::Stopped(Stopped::StaleIncarnation { seen })
                 }
+                (Some(_), Some(session)) => End::Stale(session),
+                (..) => End::Refused(reason),
             }
-            Code::Aborted => End::Stopped(Stopped::Superseded),
-            Code::InvalidArgument | Code::OutOfRange => End::Refused(reason),
-            Code::Ok
-            | Code::Cancelled
-            | Code::Unknown
-            | Code::DeadlineExceeded
-            | Code::NotFound
-            | Code::AlreadyExists
-            | Code::PermissionDenied
-            | Code::ResourceExhausted
-            | Code::Unimplemented
-            | Code::Internal
-            | Code::Unavailable
-            | Code::DataLoss => End::Broken(reason),
-            Code::Unauthenticated => End::Unauthenticated(reason),
         }
+        Code::Aborted => End::Stopped(Stopped::Superseded),
+        Code::InvalidArgument | Code::OutOfRange => End::Refused(reason),
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::Unimplemented
+        | Code::Internal
+        | Code::Unavailable
+        | Code::DataLoss => End::Broken(reason),
+        Code::Unauthenticated => End::Unauthenticated(reason),
     }
 }
 

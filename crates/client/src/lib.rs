@@ -110,7 +110,8 @@ impl Client {
     }
 
     /// Ends the session at once, with all that it attached, and the client with it. What was
-    /// reported and not flushed may never be told.
+    /// reported and not flushed may never be told. Without a stream, one more is tried for
+    /// [`Config::connect_timeout`]; failing that, the node's grace ends the session.
     ///
     /// # Errors
     /// [`Ended`] if it had ended before.

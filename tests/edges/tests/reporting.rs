@@ -8,6 +8,8 @@ use headcount_model::{
     Category, ChannelName, ConnectionId, EdgeId, Incarnation, MemberId, Modes, Occupancy,
     RefusalCode, ReportItem,
 };
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::timeout;
 
@@ -17,8 +19,20 @@ use crate::proxy::Proxy;
 /// Longest wait for anything that must happen.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// For what must not end what a test waits for.
+const FOREVER: Duration = Duration::from_secs(3_600);
+
 fn gateway() -> headcount_gateway::Config {
     headcount_gateway::Config::default()
+}
+
+/// Starts a node that ends no session by itself.
+async fn node_without_end() -> Node {
+    Node::start(headcount_gateway::Config {
+        grace: FOREVER,
+        ..gateway()
+    })
+    .await
 }
 
 fn config(nodes: &[&Proxy], incarnation: u64) -> Config {
@@ -79,6 +93,10 @@ fn connected(notice: &Notice) -> Option<(u64, bool)> {
         | Notice::Missed(_)
         | Notice::Stopped(_) => None,
     }
+}
+
+fn disconnected(notice: &Notice) -> Option<()> {
+    matches!(notice, Notice::Disconnected { .. }).then_some(())
 }
 
 fn stopped(notice: &Notice) -> Option<Stopped> {
@@ -380,5 +398,59 @@ async fn a_session_outlives_its_client_by_the_grace() {
     flush(&client).await;
     drop(client);
     assert_eq!(node.counts().await["room"].get(Category::Connections), 1);
+    wait_for(&node, &BTreeMap::new()).await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_dropped_while_a_node_keeps_it_waiting_ends() {
+    let still = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = Proxy::start(still.local_addr().unwrap()).await;
+    let (client, mut notices) = Client::start(Config {
+        connect_timeout: FOREVER,
+        ..config(&[&proxy], 1)
+    });
+    let _waiting = still.accept().await.unwrap();
+    drop(client);
+    let ended = timeout(PATIENCE, notices.recv()).await;
+    assert_eq!(ended.expect("it ends at once"), None);
+}
+
+#[tokio::test]
+async fn a_goodbye_ends_the_session_that_is_just_being_resumed() {
+    let node = node_without_end().await;
+    let proxy = Proxy::start(node.address).await;
+    let (client, _notices) = Client::start(config(&[&proxy], 1));
+    client.report(vec![attach("a", "room")]).await.unwrap();
+    flush(&client).await;
+
+    let still = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    proxy.cut(Some(still.local_addr().unwrap()));
+    let (mut edge, _) = still.accept().await.unwrap();
+    let goodbye = tokio::spawn(client.goodbye());
+    let mut way = TcpStream::connect(node.address).await.unwrap();
+    tokio::spawn(async move { copy_bidirectional(&mut edge, &mut way).await });
+    let said = timeout(PATIENCE, goodbye).await;
+    said.expect("it is said in time").unwrap().unwrap();
+    wait_for(&node, &BTreeMap::new()).await;
+}
+
+#[tokio::test]
+async fn a_goodbye_does_not_wait_for_a_pause() {
+    let node = node_without_end().await;
+    let proxy = Proxy::start(node.address).await;
+    let (client, mut notices) = Client::start(Config {
+        backoff_min: FOREVER,
+        backoff_max: FOREVER,
+        ..config(&[&proxy], 1)
+    });
+    client.report(vec![attach("a", "room")]).await.unwrap();
+    flush(&client).await;
+    proxy.cut(None);
+    for _stream_and_attempt in 0..2 {
+        notice(&mut notices, disconnected).await;
+    }
+    proxy.cut(Some(node.address));
+    let said = timeout(PATIENCE, client.goodbye()).await;
+    said.expect("it is said in time").unwrap();
     wait_for(&node, &BTreeMap::new()).await;
 }
