@@ -8,7 +8,7 @@ use headcount_model::{
     Occupancy, RegionName, ShardId, SourceId, Stage, Transition,
 };
 
-use crate::sources::{SourceIndex, Sources};
+use crate::sources::{Source, SourceIndex, Sources};
 use crate::table::{Activity, Channel, Channels, Registered};
 use crate::{Config, Effect, Input};
 
@@ -146,7 +146,6 @@ impl Owner {
     }
 
     fn gateways(&mut self, now: Now, live: &[(NodeId, Incarnation)], effects: &mut Vec<Effect>) {
-        let mut touched = Vec::new();
         let dead: Vec<NodeId> = self
             .gateways
             .keys()
@@ -155,8 +154,7 @@ impl Owner {
             .collect();
         for node in dead {
             self.gateways.remove(&node);
-            let theirs = self.sources_of(|source| source.node == node);
-            self.end_sources(theirs, &mut touched);
+            self.end_sources(|source| source.node == node);
         }
         for (node, incarnation) in live {
             let known = self.gateways.entry(*node).or_default();
@@ -168,7 +166,7 @@ impl Owner {
                 };
             }
         }
-        self.decide(now, touched, effects);
+        self.decide(now, Vec::new(), effects);
         self.end_adoption(now, false, effects);
     }
 
@@ -264,16 +262,9 @@ impl Owner {
                 let Some(source) = self.sources.admit(&source, node, incarnation) else {
                     return;
                 };
-                let was_counted = self.sources.get(source).counted;
-                let (older, newer) = self.sources.complete(source, stream);
+                let older = self.sources.complete(source, stream);
                 if !Mutant::TakeoverAdds.is_planted() {
-                    self.end_sources(older, touched);
-                }
-                if let Some(newer) = newer {
-                    self.touch_source(newer, touched);
-                }
-                if !was_counted {
-                    self.touch_source(source, touched);
+                    self.sources.end_all(older);
                 }
             }
             GatewayItem::SourceEnded(source) => {
@@ -281,7 +272,7 @@ impl Owner {
                 let Some(source) = self.sources.admit(&source, node, incarnation) else {
                     return;
                 };
-                self.end_sources(vec![source], touched);
+                self.sources.end_all(vec![source]);
             }
             GatewayItem::Activity(channel) => self.renew(now, &channel),
             GatewayItem::StreamComplete => {
@@ -292,7 +283,8 @@ impl Owner {
             GatewayItem::Recovered => {
                 speaker.last = None;
                 self.gateway(node).recovered = true;
-                self.drop_orphans(node, incarnation, touched);
+                // What its former lives registered and nobody has taken over.
+                self.end_sources(|source| source.node == node && source.incarnation != incarnation);
             }
         }
     }
@@ -304,6 +296,9 @@ impl Owner {
     }
 
     /// Takes away what a gateway registered before this stream and did not mention on it.
+    ///
+    /// Sources that have no registers then end, save those that the stream said to be complete:
+    /// they stand for an edge that has nothing here, and keep its older sessions away.
     fn drop_unmentioned(
         &mut self,
         node: NodeId,
@@ -311,13 +306,13 @@ impl Owner {
         stream: u64,
         touched: &mut Vec<ChannelKey>,
     ) {
-        let theirs =
-            self.sources_of(|source| source.node == node && source.incarnation == incarnation);
+        let sources = &self.sources;
+        let is_theirs = |source: &Source| source.node == node && source.incarnation == incarnation;
         let mut mentioned = BTreeSet::new();
         let before_walk = touched.len();
         for (app, channel) in self.channels.iter_mut() {
             let changed = channel.registered.retain(|entry| {
-                let stays = !theirs.contains(&entry.source) || entry.stream == tag(stream);
+                let stays = entry.stream == tag(stream) || !is_theirs(sources.get(entry.source));
                 if stays {
                     mentioned.insert(entry.source);
                 }
@@ -328,81 +323,41 @@ impl Owner {
             }
         }
         touched[before_walk..].sort_unstable();
-        let empty = theirs
-            .into_iter()
-            .filter(|source| !mentioned.contains(source))
-            .collect();
-        self.end_unnamed(empty, stream, touched);
-    }
-
-    /// Takes out sources without registers, save those that the stream said to be complete: they
-    /// stand for an edge that has nothing here, and keep its older sessions away.
-    fn end_unnamed(
-        &mut self,
-        sources: Vec<SourceIndex>,
-        stream: u64,
-        touched: &mut Vec<ChannelKey>,
-    ) {
-        let unnamed = sources
-            .into_iter()
-            .filter(|source| !self.sources.is_complete_on(*source, stream));
-        let unnamed: Vec<SourceIndex> = unnamed.collect();
-        self.end_sources(unnamed, touched);
-    }
-
-    /// Takes away what a gateway's former lives registered and nobody has taken over.
-    fn drop_orphans(
-        &mut self,
-        node: NodeId,
-        incarnation: Incarnation,
-        touched: &mut Vec<ChannelKey>,
-    ) {
-        let orphans =
-            self.sources_of(|source| source.node == node && source.incarnation != incarnation);
-        self.end_sources(orphans, touched);
-    }
-
-    fn sources_of(&self, wanted: impl Fn(&crate::sources::Source) -> bool) -> Vec<SourceIndex> {
-        self.sources
-            .iter()
-            .filter(|(_, source)| wanted(source))
+        let theirs = sources.iter().filter(|(_, source)| is_theirs(source));
+        let unnamed = theirs
             .map(|(index, _)| index)
-            .collect()
+            .filter(|index| !mentioned.contains(index) && !sources.is_complete_on(*index, stream));
+        let unnamed = unnamed.collect();
+        self.sources.end_all(unnamed);
     }
 
-    /// Ends sources with all their registers.
-    fn end_sources(&mut self, ended: Vec<SourceIndex>, touched: &mut Vec<ChannelKey>) {
-        if ended.is_empty() {
+    fn end_sources(&mut self, wanted: impl Fn(&Source) -> bool) {
+        let ended = self.sources.iter().filter(|(_, source)| wanted(source));
+        let ended = ended.map(|(index, _)| index).collect();
+        self.sources.end_all(ended);
+    }
+
+    /// Takes out the registers of sources that have ended, and finds the channels of those that
+    /// began or ceased to count: once for all that one input said, since it looks at every channel.
+    fn sweep(&mut self, touched: &mut Vec<ChannelKey>) {
+        if !self.sources.is_unsettled() {
             return;
         }
+        let sources = &self.sources;
         let before_walk = touched.len();
         for (app, channel) in self.channels.iter_mut() {
-            let changed = channel
-                .registered
-                .retain(|entry| !ended.contains(&entry.source));
+            let mut changed = false;
+            channel.registered.retain(|entry| {
+                let source = sources.get(entry.source);
+                changed |= source.ended || source.changed;
+                !source.ended
+            });
             if changed {
                 touched.push(channel.key(app));
             }
         }
         touched[before_walk..].sort_unstable();
-        for source in ended {
-            if let Some(successor) = self.sources.remove(source) {
-                self.touch_source(successor, touched);
-            }
-        }
-    }
-
-    fn touch_source(&self, source: SourceIndex, touched: &mut Vec<ChannelKey>) {
-        let theirs = self.channels.iter().filter(|(_, channel)| {
-            channel
-                .registered
-                .as_slice()
-                .iter()
-                .any(|entry| entry.source == source)
-        });
-        let before_walk = touched.len();
-        touched.extend(theirs.map(|(app, channel)| channel.key(app)));
-        touched[before_walk..].sort_unstable();
+        self.sources.settle();
     }
 
     /// Returns all channels, ascending: the order in the table is nobody's business.
@@ -415,7 +370,8 @@ impl Owner {
 
     /// Decides about each touched channel whether it goes active, changes counts or lingers. One
     /// that was touched twice is decided once: the second time nothing has changed.
-    fn decide(&mut self, now: Now, touched: Vec<ChannelKey>, effects: &mut Vec<Effect>) {
+    fn decide(&mut self, now: Now, mut touched: Vec<ChannelKey>, effects: &mut Vec<Effect>) {
+        self.sweep(&mut touched);
         if !self.is_claimed() {
             return;
         }

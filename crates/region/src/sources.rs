@@ -26,6 +26,10 @@ pub(crate) struct Source {
     /// Whether it counts: of an edge's sessions one does. That is the complete one; while none is,
     /// the one that was heard first, so that nothing is counted twice whatever order they come in.
     pub(crate) counted: bool,
+    /// Whether it began or ceased to count, so that its channels are to be looked at.
+    pub(crate) changed: bool,
+    /// Whether it has ended, so that its registers are to be taken out.
+    pub(crate) ended: bool,
     /// Its gateway said that all of it was told.
     complete: bool,
     /// The number of the gateway's stream that said so last.
@@ -33,11 +37,18 @@ pub(crate) struct Source {
 }
 
 /// All sources of a region in one shard.
+///
+/// Those that end keep their slots until [`Sources::settle`], as registers name them by these: so
+/// that one walk over all channels does for any number of sources.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sources {
     slots: Vec<Option<Source>>,
     free: Vec<SourceIndex>,
     by_key: BTreeMap<SourceKey, SourceIndex>,
+    /// Sources that have ended.
+    ended: Vec<SourceIndex>,
+    /// Sources that began or ceased to count; they may have ended, too.
+    changed: Vec<SourceIndex>,
 }
 
 impl Sources {
@@ -88,6 +99,8 @@ impl Sources {
             node,
             incarnation,
             counted: !stands,
+            changed: false,
+            ended: false,
             complete: false,
             completed_on: 0,
         };
@@ -103,17 +116,13 @@ impl Sources {
         Some(index)
     }
 
-    /// Marks a source as told whole, on this stream, and counted. Returns the older sessions that it
-    /// replaces, and the newer one that counted so far although it is not complete.
-    pub(crate) fn complete(
-        &mut self,
-        index: SourceIndex,
-        stream: u64,
-    ) -> (Vec<SourceIndex>, Option<SourceIndex>) {
+    /// Marks a source as told whole, on this stream, and counted, in the place of a newer session
+    /// that counted so far although it is not complete. Returns the older ones that it replaces.
+    pub(crate) fn complete(&mut self, index: SourceIndex, stream: u64) -> Vec<SourceIndex> {
+        self.count(index, true);
         let source = self.at_mut(index);
         source.complete = true;
         source.completed_on = stream;
-        source.counted = true;
         let key = source.key.clone();
         let older = self.sessions(&key).filter(|other| other.key < key);
         let older = older.map(|other| self.by_key[&other.key]).collect();
@@ -121,26 +130,59 @@ impl Sources {
         let newer = self.sessions(&key).find(is_newer);
         let newer = newer.map(|other| self.by_key[&other.key]);
         if let Some(newer) = newer {
-            self.at_mut(newer).counted = false;
+            self.count(newer, false);
         }
-        (older, newer)
+        older
     }
 
-    /// Takes a source out; returns the session of its edge that counts from now on, if it was the
-    /// one that did and another is left.
-    pub(crate) fn remove(&mut self, index: SourceIndex) -> Option<SourceIndex> {
-        let source = self.slots[index as usize]
-            .take()
-            .expect("only called for known sources");
-        self.by_key.remove(&source.key);
-        self.free.push(index);
-        if self.sessions(&source.key).any(|other| other.counted) {
-            return None;
+    /// Ends sources. Where one was the session of its edge that counted, the oldest that is left
+    /// does from now on.
+    pub(crate) fn end_all(&mut self, indexes: Vec<SourceIndex>) {
+        for index in indexes {
+            self.end(index);
         }
-        let oldest = self.sessions(&source.key).next()?;
-        let next = self.by_key[&oldest.key];
-        self.at_mut(next).counted = true;
-        Some(next)
+    }
+
+    fn end(&mut self, index: SourceIndex) {
+        let key = self.get(index).key.clone();
+        self.by_key.remove(&key);
+        self.ended.push(index);
+        self.at_mut(index).ended = true;
+        if self.sessions(&key).any(|other| other.counted) {
+            return;
+        }
+        let oldest = self.sessions(&key).next();
+        if let Some(next) = oldest.map(|oldest| self.by_key[&oldest.key]) {
+            self.count(next, true);
+        }
+    }
+
+    /// Sets whether a source counts.
+    fn count(&mut self, index: SourceIndex, counted: bool) {
+        let source = self.at_mut(index);
+        if source.counted != counted {
+            source.counted = counted;
+            if !std::mem::replace(&mut source.changed, true) {
+                self.changed.push(index);
+            }
+        }
+    }
+
+    /// Returns whether registers are to be taken out, or channels to be looked at.
+    pub(crate) fn is_unsettled(&self) -> bool {
+        !(self.ended.is_empty() && self.changed.is_empty())
+    }
+
+    /// Gives up the slots of ended sources, which no register names any more, and forgets what has
+    /// changed.
+    pub(crate) fn settle(&mut self) {
+        for index in std::mem::take(&mut self.changed) {
+            self.at_mut(index).changed = false;
+        }
+        for index in std::mem::take(&mut self.ended) {
+            self.slots[index as usize] = None;
+            self.free.push(index);
+        }
     }
 
     /// Returns whether the source's gateway said on this stream that all of it was told.

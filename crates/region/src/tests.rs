@@ -614,3 +614,40 @@ proptest! {
         prop_assert_eq!(settle(in_turn), settle(mixed));
     }
 }
+
+/// An item of a gateway whose edges open sessions in the place of others, and end them.
+fn of_sessions() -> impl Strategy<Value = GatewayItem> {
+    let source =
+        || (0..2_u8, 1..4_u64).prop_map(|(edge, number)| session(&format!("e{edge}"), number));
+    prop_oneof![
+        6 => (source(), 0..3_u8, 0..3_u32)
+            .prop_map(|(source, channel, count)| register(&source, &format!("c{channel}"), count)),
+        2 => source().prop_map(GatewayItem::SourceComplete),
+        2 => source().prop_map(GatewayItem::SourceEnded),
+        1 => Just(GatewayItem::StreamComplete),
+    ]
+}
+
+proptest! {
+    /// Where one update ends and the next begins is nobody's business: sources that end, begin to
+    /// count and come back are the same in one update as one by one.
+    #[test]
+    fn updates_may_be_cut_anywhere(
+        items in proptest::collection::vec(of_sessions(), 0..40),
+        length in 2..40_usize,
+    ) {
+        let end = |updates: Vec<Vec<GatewayItem>>| {
+            let mut world = World::settled();
+            for items in updates {
+                world.say(1, items);
+            }
+            world.now += 60_000;
+            let now = world.now();
+            world.owner.on_deadline(now, &mut Vec::new());
+            (0..3).map(|channel| world.owner.published(&key(&format!("c{channel}")))).collect::<Vec<_>>()
+        };
+        let one_by_one = items.iter().map(|item| vec![item.clone()]).collect();
+        let together = items.chunks(length).map(<[_]>::to_vec).collect();
+        prop_assert_eq!(end(one_by_one), end(together));
+    }
+}

@@ -26,6 +26,7 @@ mod report;
 mod snapshot;
 mod stages;
 mod table;
+mod takeover;
 mod traffic;
 mod wan;
 
@@ -84,6 +85,8 @@ enum Part {
     Ingest,
     /// What each pure stage takes for its part of an attach.
     Stages,
+    /// What an owner takes when all edges open new sessions.
+    Takeover,
     /// Memory of a channel in each table that holds it, beside Redis.
     Memory,
     /// Enumeration, status reads, and the return of a node that was killed.
@@ -145,6 +148,7 @@ impl Part {
         match self {
             Self::Ingest => "Attaches, beside Redis",
             Self::Stages => "What each stage takes of an attach",
+            Self::Takeover => "Edges that open new sessions",
             Self::Memory => "Memory of a channel, beside Redis",
             Self::Reads => "Reads, and the return of a node that was killed",
             Self::Wan => "Bytes between regions",
@@ -185,6 +189,7 @@ impl Part {
                 ingest::measure(binary, port, load, table).await
             }
             Self::Stages => stages::measure(10_000, 100_000, table),
+            Self::Takeover => takeover::measure(if quick { 3 } else { 7 }, table),
             // With fewer, what is free and not given back would weigh more.
             Self::Memory => memory::measure(1_000_000, table).await,
             Self::Reads => {
