@@ -37,9 +37,8 @@ pub(crate) fn id_of(plan: &Plan, status: &ClusterStatus, node: usize) -> Option<
     here.map(|row| row.id).max()
 }
 
-/// Carries out orders one after the other, each until a node says that it is done, or until as many
-/// as there are refused it: one that has not joined yet refuses everything. Nodes are taken back for
-/// sure.
+/// Carries out orders one after the other, each until a node says that it is done, or that the
+/// cluster refuses it. Nodes are taken back for sure.
 pub(crate) async fn run(
     mut orders: mpsc::UnboundedReceiver<Order>,
     plan: Arc<Plan>,
@@ -47,19 +46,14 @@ pub(crate) async fn run(
     dialer: SimDialer,
     shared: Shared,
 ) {
-    let refusals_max = nodes.len();
     let mut nodes = nodes.iter().cycle();
     while let Some(order) = orders.recv().await {
-        let mut refusals = 0;
         loop {
             let node = nodes.next().expect("a world has nodes");
             match carry_out(&order, &plan, *node, &dialer, &shared).await {
                 Said::Done => break,
-                Said::Refused => refusals += 1,
-                Said::Nothing => {}
-            }
-            if refusals >= refusals_max && !matches!(order, Order::Undrain(..)) {
-                break;
+                Said::Refused if !matches!(order, Order::Undrain(..)) => break,
+                Said::Refused | Said::Nothing => {}
             }
             sleep(PAUSE).await;
         }
@@ -79,7 +73,7 @@ pub(crate) async fn run(
 enum Said {
     Done,
     Refused,
-    /// Nobody leads, or whoever does is not reached.
+    /// Nobody leads, or whoever does is not reached, or the node has not joined.
     Nothing,
 }
 

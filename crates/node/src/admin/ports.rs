@@ -73,7 +73,7 @@ pub enum OperatorError {
     /// The node is a member of a cluster, so it founds none.
     #[error("this node belongs to a cluster already")]
     HasCluster,
-    /// The node has no cluster to command.
+    /// The node has no cluster to command, which its cluster's other nodes have.
     #[error("this node has no cluster yet: `headcount init` founds one, node.join joins one")]
     NoCluster,
     /// A value is out of bounds.

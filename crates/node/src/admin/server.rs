@@ -350,11 +350,9 @@ fn done(result: Result<(), OperatorError>) -> Response {
         return Json(json!({ "done": true })).into_response();
     };
     let status = match &error {
-        OperatorError::Refused(_) | OperatorError::HasCluster | OperatorError::NoCluster => {
-            StatusCode::CONFLICT
-        }
+        OperatorError::Refused(_) | OperatorError::HasCluster => StatusCode::CONFLICT,
         OperatorError::Invalid(_) => StatusCode::BAD_REQUEST,
-        OperatorError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        OperatorError::NoCluster | OperatorError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         OperatorError::Unknown(_) => StatusCode::GATEWAY_TIMEOUT,
     };
     failure(status, &error.to_string(), None)

@@ -284,7 +284,7 @@ async fn refusals_are_told_with_their_reason() {
             OperatorError::Refused(Refusal::NotDrained { node: NodeId(7) }),
             409,
         ),
-        (OperatorError::NoCluster, 409),
+        (OperatorError::NoCluster, 503),
         (OperatorError::HasCluster, 409),
         (OperatorError::Unavailable("no quorum".to_owned()), 503),
         (OperatorError::Unknown("timed out".to_owned()), 504),

@@ -220,12 +220,13 @@ async fn a_full_queue_refuses() {
     assert_eq!(a.carry(B, &parcel(1, 100_000)), Err(SendError::Full));
     assert_eq!(a.carry(B, &parcel(1, 60_000)), Ok(()));
     assert_eq!(a.carry(B, &parcel(2, 60_000)), Err(SendError::Full));
-    // One is held back, four wait.
-    let sent: Vec<_> = (2..=6)
+    // Four wait, and one is held back, which the stream takes out of the queue when it gets to it.
+    let sent: Vec<_> = (2..=9)
         .map(|sequence| a.carry(B, &parcel(sequence, 1)))
         .collect();
-    assert_eq!(sent.last(), Some(&Err(SendError::Full)));
-    assert_eq!(sent[..3], [Ok(()); 3]);
+    let (taken, refused): (Vec<_>, Vec<_>) = sent.into_iter().partition(Result::is_ok);
+    assert!((3..=4).contains(&taken.len()), "{} were taken", taken.len());
+    assert_eq!(refused, vec![Err(SendError::Full); 8 - taken.len()]);
 }
 
 #[tokio::test]
