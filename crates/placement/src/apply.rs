@@ -11,10 +11,10 @@ use headcount_model::{
 
 use crate::{
     Addresses, COPIES_MAX, ClusterFacts, Control, ControlCommand, ControlReply, FOUNDING_NODE,
-    FOUNDING_REPLICA, Group, GroupId, NODES_MAX, NewNode, Node, NodeState, OCCUPANCY_INTERVAL_MAX,
-    Outcome, PINS_MAX, REGIONS_MAX, REMOVED_MAX, REVOCATIONS_MAX, REVOKED_AT_ONCE_MAX,
-    REVOKED_BYTES_MAX, REVOKED_SPAN_MIN, Refusal, Region, Replica, Revocation, Settings,
-    TEXT_BYTES_MAX, Tenure, WEIGHT_DEFAULT, WEIGHT_MAX,
+    FOUNDING_REPLICA, Group, GroupId, LastOrder, NODES_MAX, NewNode, Node, NodeState,
+    OCCUPANCY_INTERVAL_MAX, Outcome, PINS_MAX, REGIONS_MAX, REMOVED_MAX, REVOCATIONS_MAX,
+    REVOKED_AT_ONCE_MAX, REVOKED_BYTES_MAX, REVOKED_SPAN_MIN, Refusal, Region, Replica, Revocation,
+    Settings, TEXT_BYTES_MAX, Tenure, WEIGHT_DEFAULT, WEIGHT_MAX,
 };
 
 impl Control {
@@ -90,7 +90,25 @@ impl Control {
                 revocation,
                 now,
             } => self.revoke(key, targets, *revocation, *now),
+            ControlCommand::Order { after, id, command } => self.order(index, *after, *id, command),
         }
+    }
+
+    /// Obeys an order unless it, or another one after the one that it was to follow, took effect.
+    fn order(&mut self, index: u64, after: u64, id: u64, command: &ControlCommand) -> ControlReply {
+        let last = self.parts.last_order;
+        if last.index > 0 && last.id == id {
+            return Ok(Outcome::Unchanged);
+        }
+        if last.index != after {
+            let current = last.index;
+            return Err(Refusal::Overtaken { current });
+        }
+        let reply = self.apply(index, command);
+        if reply.is_ok() {
+            self.parts.last_order = LastOrder { index, id };
+        }
+        reply
     }
 
     fn init(&mut self, facts: &ClusterFacts, settings: Settings, node: &NewNode) -> ControlReply {

@@ -59,11 +59,12 @@ mod traffic;
 pub use headcount_model::control::{
     Addresses, COMMANDS_VERSION, COPIES_MAX, ClusterFacts, ClusterId, ControlCommand, ControlParts,
     ControlReply, DisagreeError, FOLLOWING_VERSION, FOUNDING_NODE, FOUNDING_REPLICA, Fingerprint,
-    Group, GroupId, Handshake, Membership, NODES_MAX, NewNode, Node, NodeKey, NodeState,
-    OCCUPANCY_INTERVAL_MAX, OCCUPANCY_INTERVAL_MIN, Outcome, PINS_MAX, Pin, Protocols, REGIONS_MAX,
-    REMOVED_MAX, REVOCATIONS_MAX, REVOKED_AT_ONCE_MAX, REVOKED_BYTES_MAX, REVOKED_SPAN_MIN,
-    REVOKING_VERSION, Refusal, Region, Replica, Revocation, RevokedTokens, STOPPING_VERSION,
-    Settings, Standing, TEXT_BYTES_MAX, Tenure, TimingProfile, WEIGHT_DEFAULT, WEIGHT_MAX,
+    Group, GroupId, Handshake, LastOrder, Membership, NODES_MAX, NewNode, Node, NodeKey, NodeState,
+    OCCUPANCY_INTERVAL_MAX, OCCUPANCY_INTERVAL_MIN, ORDERS_VERSION, Outcome, PINS_MAX, Pin,
+    Protocols, REGIONS_MAX, REMOVED_MAX, REVOCATIONS_MAX, REVOKED_AT_ONCE_MAX, REVOKED_BYTES_MAX,
+    REVOKED_SPAN_MIN, REVOKING_VERSION, Refusal, Region, Replica, Revocation, RevokedTokens,
+    STOPPING_VERSION, Settings, Standing, TEXT_BYTES_MAX, Tenure, TimingProfile, WEIGHT_DEFAULT,
+    WEIGHT_MAX,
 };
 pub use leases::{LeaseConfig, Leases, RenewError};
 pub use plan::{PlanOptions, plan};

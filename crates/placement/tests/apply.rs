@@ -395,6 +395,43 @@ fn the_era_never_falls() {
     assert_eq!(world.control.facts().unwrap().era, Era(2));
 }
 
+fn order(after: u64, id: u64, command: ControlCommand) -> ControlCommand {
+    let command = Box::new(command);
+    ControlCommand::Order { after, id, command }
+}
+
+#[test]
+fn an_order_takes_effect_once_and_not_after_the_next() {
+    let mut world = World::found("us", 1, 1);
+    let node = world.add("us");
+    let drain = order(0, 7, ControlCommand::Drain(node));
+    assert_eq!(world.propose(drain.clone()), Ok(Outcome::Changed));
+    let drained = world.control.parts().last_order;
+    assert_eq!((drained.index, drained.id), (world.control.applied(), 7));
+    assert_eq!(world.propose(drain.clone()), Ok(Outcome::Unchanged));
+
+    // Whoever has not heard of it is told of it.
+    let current = drained.index;
+    let blind = order(0, 8, ControlCommand::Undrain(node));
+    let overtaken = Err(Refusal::Overtaken { current });
+    assert_eq!(world.propose(blind), overtaken);
+    let undrain = order(current, 8, ControlCommand::Undrain(node));
+    assert_eq!(world.propose(undrain), Ok(Outcome::Changed));
+
+    let current = world.control.parts().last_order.index;
+    let overtaken = Err(Refusal::Overtaken { current });
+    assert_eq!(world.propose(drain), overtaken, "it comes too late");
+    assert!(!world.control.node(node).unwrap().draining);
+
+    // One that is refused is as if it had not been.
+    let unknown = NodeId(99);
+    let refused = order(current, 9, ControlCommand::Drain(unknown));
+    let node = unknown;
+    let unknown = Err(Refusal::UnknownNode { node });
+    assert_eq!(world.propose(refused), unknown);
+    assert_eq!(world.control.parts().last_order.index, current);
+}
+
 #[test]
 fn the_last_node_stays() {
     let mut world = World::found("us", 1, 1);

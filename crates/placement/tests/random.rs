@@ -1,7 +1,7 @@
 //! Whatever happens to a cluster, in any order.
 
 use headcount_model::NodeId;
-use headcount_placement::{Control, ControlCommand, NodeState};
+use headcount_placement::{Control, ControlCommand, NodeState, Outcome};
 use proptest::prelude::*;
 
 use crate::world::{World, region};
@@ -196,5 +196,38 @@ proptest! {
         prop_assert!(world.placed_since(start) as u64 <= share, "{} of {held}", world.placed_since(start));
         prop_assert!(world.control.holdings(node).replicas + 2 >= share);
         prop_assert_eq!(world.control.holdings(NodeId(99)).replicas, 0);
+    }
+}
+
+proptest! {
+    /// Orders are given one after the other, and copies of them come whenever they like: what is
+    /// wanted last is what is so.
+    #[test]
+    fn copies_of_orders_that_come_late_do_nothing(
+        comes in proptest::collection::vec(proptest::option::of(0..20_usize), 1..40),
+    ) {
+        let mut world = World::found("a", 1, 1);
+        let mut orders: Vec<ControlCommand> = Vec::new();
+        for copy in comes {
+            let copy = copy.and_then(|at| orders.get(at).cloned());
+            let settings = world.control.settings();
+            if let Some(copy) = copy {
+                let reply = world.propose(copy.clone());
+                prop_assert!(!matches!(reply, Ok(Outcome::Changed)), "{:?}", reply);
+                prop_assert_eq!(reply.is_ok(), orders.last() == Some(&copy));
+                prop_assert_eq!(world.control.settings(), settings);
+                continue;
+            }
+            let id = orders.len() as u64 + 100;
+            let occupancy_interval = std::time::Duration::from_millis(id);
+            let order = ControlCommand::Order {
+                after: world.control.parts().last_order.index,
+                id,
+                command: Box::new(ControlCommand::SetPacing { occupancy_interval }),
+            };
+            prop_assert_eq!(world.propose(order.clone()), Ok(Outcome::Changed));
+            prop_assert_eq!(world.control.settings().occupancy_interval, occupancy_interval);
+            orders.push(order);
+        }
     }
 }

@@ -29,11 +29,7 @@ use crate::shard::{FORMAT, check_format, decode_error};
 /// Encodes a command as the control group's log holds it.
 #[must_use]
 pub fn encode_control_command(command: &ControlCommand) -> Bytes {
-    let entry = proto::ControlEntry {
-        format: FORMAT,
-        command: Some(put_command(command)),
-    };
-    entry.encode_to_vec().into()
+    put_entry(command).encode_to_vec().into()
 }
 
 /// Decodes what [`encode_control_command`] made, in this or an earlier release. Every command that
@@ -45,6 +41,17 @@ pub fn encode_control_command(command: &ControlCommand) -> Bytes {
 pub fn decode_control_command(bytes: &[u8]) -> Result<ControlCommand, WireError> {
     let entry = proto::ControlEntry::decode(bytes);
     let entry = entry.map_err(|error| decode_error("control entry", &error))?;
+    take_entry(entry)
+}
+
+fn put_entry(command: &ControlCommand) -> proto::ControlEntry {
+    proto::ControlEntry {
+        format: FORMAT,
+        command: Some(put_command(command)),
+    }
+}
+
+fn take_entry(entry: proto::ControlEntry) -> Result<ControlCommand, WireError> {
     check_format("control entry", entry.format)?;
     take_command(required("command", entry.command)?)
 }
@@ -174,6 +181,11 @@ fn put_command(command: &ControlCommand) -> Command {
             applies_at_ms: revocation.applies_at.0,
             now_ms: now.0,
         }),
+        ControlCommand::Order { after, id, command } => Command::Order(Box::new(entry::Order {
+            after: *after,
+            id: *id,
+            entry: Some(Box::new(put_entry(command))),
+        })),
     }
 }
 
@@ -261,6 +273,11 @@ fn take_command(command: Command) -> Result<ControlCommand, WireError> {
                 applies_at: Timestamp(revoke.applies_at_ms),
             },
             now: Timestamp(revoke.now_ms),
+        },
+        Command::Order(order) => ControlCommand::Order {
+            after: order.after,
+            id: order.id,
+            command: Box::new(take_entry(*required("order.entry", order.entry)?)?),
         },
     })
 }

@@ -10,7 +10,8 @@ use crate::{Era, Fence, Incarnation, NodeId, RegionName, ReplicaId, ShardId, Tim
 ///
 /// Whatever a client may ask for twice is idempotent, or is refused the second time with a reason
 /// that shows that the first was heard. What placement plans carries the version of the group
-/// that it was planned on and does nothing on another.
+/// that it was planned on and does nothing on another. What an operator wants would be as harmless
+/// the second time, but not after what was wanted next: it comes as [`Self::Order`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlCommand {
     /// Founds the cluster with its first node, [`super::FOUNDING_NODE`], which holds the first and
@@ -160,6 +161,26 @@ pub enum ControlCommand {
         /// forgotten when there is no room.
         now: Timestamp,
     },
+    /// A command that takes effect at most once, and only before any other order: a copy that comes
+    /// late, over a way that was slow, does nothing. To be proposed only if all members understand
+    /// [`super::ORDERS_VERSION`].
+    Order {
+        /// [`LastOrder::index`] as its proposer knows it.
+        after: u64,
+        /// Drawn at random, the same for all copies of the order.
+        id: u64,
+        /// What is wanted; no order.
+        command: Box<ControlCommand>,
+    },
+}
+
+/// The last order that took effect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LastOrder {
+    /// Its index in the control group's log, 0 if there was none.
+    pub index: u64,
+    /// [`ControlCommand::Order::id`].
+    pub id: u64,
 }
 
 /// What a command came to.
@@ -332,6 +353,12 @@ pub enum Refusal {
     OldEra {
         /// The present one.
         current: Era,
+    },
+    /// Another order took effect since the one that this order was to follow.
+    #[error("another order took effect meanwhile: look at the status before trying again")]
+    Overtaken {
+        /// The last one's index.
+        current: u64,
     },
 }
 

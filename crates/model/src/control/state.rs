@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Addresses, ClusterFacts, GroupId, NodeKey, Settings};
+use super::{Addresses, ClusterFacts, GroupId, LastOrder, NodeKey, Settings};
 use crate::{Fence, Incarnation, NodeId, RegionName, ReplicaId, ShardId, Timestamp};
 
 /// Whether a member takes part.
@@ -250,6 +250,8 @@ pub struct ControlParts {
     pub last_replica: ReplicaId,
     /// Last fence handed out.
     pub last_fence: Fence,
+    /// The last order that took effect.
+    pub last_order: LastOrder,
     /// By name.
     pub regions: BTreeMap<RegionName, Region>,
     /// Members, and some that were.

@@ -50,7 +50,7 @@ pub const OCCUPANCY_INTERVAL_MAX: Duration = Duration::from_secs(15);
 
 /// The version of [`super::ControlCommand`] that this release understands: a node says it when it
 /// starts, so that a newer command is proposed only when every member can apply it.
-pub const COMMANDS_VERSION: u32 = 4;
+pub const COMMANDS_VERSION: u32 = 5;
 
 /// From this version of commands on, tokens can be revoked.
 pub const REVOKING_VERSION: u32 = 2;
@@ -60,6 +60,9 @@ pub const FOLLOWING_VERSION: u32 = 3;
 
 /// From this version of commands on, a node can say that it is about to stop.
 pub const STOPPING_VERSION: u32 = 4;
+
+/// From this version of commands on, what operators want takes effect at most once.
+pub const ORDERS_VERSION: u32 = 5;
 
 /// Greatest weight of a region.
 pub const WEIGHT_MAX: u32 = 1000;

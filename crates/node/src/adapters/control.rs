@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use headcount_consensus::ReadError;
+use headcount_consensus::{ProposeError, ReadError};
 use headcount_model::control::{
     ControlCommand, ControlReply, Fingerprint, GroupId, Handshake, NewNode, Outcome, Protocols,
     Refusal, TimingProfile,
@@ -62,6 +62,7 @@ impl NodeControl {
         let renewed = self.handle.client().renew(leader, &renewal).await;
         renewed.map_err(|error| match error {
             CallError::Unavailable { reason } => PortError::Unavailable(reason),
+            CallError::Undone { reason } => PortError::Undone(reason),
             CallError::Refused { reason } => PortError::Refused(reason),
         })
     }
@@ -170,7 +171,12 @@ impl ControlPort for NodeControl {
     fn propose(&self, command: ControlCommand) -> BoxFuture<'_, Result<ControlReply, PortError>> {
         async move {
             let proposed = self.handle.propose_here(&command).await;
-            proposed.map_err(|error| PortError::Unavailable(error.to_string()))
+            proposed.map_err(|error| match error {
+                ProposeError::Unknown { .. } => PortError::Unavailable(error.to_string()),
+                ProposeError::NotLeader { .. }
+                | ProposeError::Overloaded { .. }
+                | ProposeError::TooLarge { .. } => PortError::Undone(error.to_string()),
+            })
         }
         .boxed()
     }

@@ -201,7 +201,7 @@ impl NodeOperator {
             single => vec![single_command(single)],
         };
         for command in commands {
-            match booted.handle.propose(command).await {
+            match booted.handle.order(command).await {
                 Ok(_) => {}
                 Err(ControlError::Refused(refusal)) => return Err(OperatorError::Refused(refusal)),
                 Err(ControlError::Unavailable { reason }) => {

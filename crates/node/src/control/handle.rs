@@ -6,7 +6,9 @@ use std::time::Duration;
 use headcount_api::ports::ReadError;
 use headcount_consensus::{Epoch, Group, ProposeError, ReadError as RaftReadError};
 use headcount_model::NodeId;
-use headcount_placement::{Control, ControlCommand, ControlReply, GroupId, Outcome, Refusal};
+use headcount_placement::{
+    Control, ControlCommand, ControlReply, GroupId, ORDERS_VERSION, Outcome, Refusal,
+};
 use headcount_rpc::control::{CallError, ControlClient};
 use headcount_wire::{decode_control_reply, encode_control_command};
 use tokio::sync::watch;
@@ -58,10 +60,26 @@ pub(crate) struct ControlHandle {
     heard: Heard,
 }
 
-/// Whether a try is worth repeating.
-enum Tried<T> {
-    Done(T),
-    Again(String),
+/// What tries to have a command applied have met so far.
+#[derive(Default)]
+struct Tries {
+    /// Why the last one failed.
+    reason: String,
+    /// Whether one that failed may have been heard, or may yet be.
+    in_doubt: bool,
+}
+
+impl Tries {
+    fn fail(&mut self, reason: String, in_doubt: bool) {
+        self.reason = reason;
+        self.in_doubt |= in_doubt;
+    }
+
+    fn too_late(self) -> ControlError {
+        let Self { reason, .. } = self;
+        let reason = format!("no answer within {} s: {reason}", TIMEOUT.as_secs());
+        ControlError::Unavailable { reason }
+    }
 }
 
 impl ControlHandle {
@@ -93,23 +111,48 @@ impl ControlHandle {
     /// Has a command applied, through whichever node leads. Tried again while there is no leader;
     /// commands are idempotent or refused the second time.
     pub(crate) async fn propose(&self, command: ControlCommand) -> Result<Outcome, ControlError> {
+        let mut tries = Tries::default();
+        let trying = self.persist(&command, &mut tries);
+        let reply = tokio::time::timeout(TIMEOUT, trying).await;
+        Ok(reply.map_err(|_elapsed| tries.too_late())??)
+    }
+
+    /// Has an operator's command applied, at most once and before any that is given afterwards,
+    /// whatever becomes of tries that were not answered.
+    pub(crate) async fn order(&self, command: ControlCommand) -> Result<Outcome, ControlError> {
+        let control = self.control.borrow().clone();
+        if control.understood() < ORDERS_VERSION {
+            return self.propose(command).await;
+        }
+        let id = rand::random();
+        let mut after = control.parts().last_order.index;
+        let mut tries = Tries::default();
         let trying = async {
-            let mut last = String::from("no leader is known");
             loop {
-                match self.try_once(&command).await {
-                    Tried::Done(reply) => return (Some(reply), last),
-                    Tried::Again(reason) => last = reason,
+                let command = Box::new(command.clone());
+                let order = ControlCommand::Order { after, id, command };
+                match self.persist(&order, &mut tries).await {
+                    // No try was heard, and none will be obeyed any more.
+                    Err(Refusal::Overtaken { current }) if !tries.in_doubt => after = current,
+                    Err(Refusal::Overtaken { .. }) => {
+                        let reason = String::from("another order took effect meanwhile");
+                        return Err(ControlError::Unavailable { reason });
+                    }
+                    reply => return Ok(reply?),
                 }
-                tokio::time::sleep(RETRY).await;
             }
         };
-        match tokio::time::timeout(TIMEOUT, trying).await {
-            Ok((Some(reply), _)) => Ok(reply?),
-            Ok((None, reason)) => Err(ControlError::Unavailable { reason }),
-            Err(_) => {
-                let reason = format!("no answer within {} s", TIMEOUT.as_secs());
-                Err(ControlError::Unavailable { reason })
+        let reply = tokio::time::timeout(TIMEOUT, trying).await;
+        reply.unwrap_or_else(|_elapsed| Err(tries.too_late()))
+    }
+
+    /// Tries until there is an answer.
+    async fn persist(&self, command: &ControlCommand, tries: &mut Tries) -> ControlReply {
+        loop {
+            if let Some(reply) = self.try_once(command, tries).await {
+                return reply;
             }
+            tokio::time::sleep(RETRY).await;
         }
     }
 
@@ -133,13 +176,14 @@ impl ControlHandle {
         Ok(decode_control_reply(&proposed.reply).expect("this process encoded the reply"))
     }
 
-    async fn try_once(&self, command: &ControlCommand) -> Tried<ControlReply> {
+    async fn try_once(&self, command: &ControlCommand, tries: &mut Tries) -> Option<ControlReply> {
         let leader = self.leader();
         if leader == Some(self.node) {
-            return match self.propose_here(command).await {
-                Ok(reply) => Tried::Done(reply),
-                Err(error) => Tried::Again(error.to_string()),
-            };
+            let proposed = self.propose_here(command).await;
+            let in_doubt = matches!(proposed, Err(ProposeError::Unknown { .. }));
+            return proposed
+                .map_err(|error| tries.fail(error.to_string(), in_doubt))
+                .ok();
         }
         // A node that just joined may not have heard of a leader: anybody who has forwards.
         let members: Vec<NodeId> = self.control.borrow().nodes().keys().copied().collect();
@@ -147,14 +191,17 @@ impl ControlHandle {
             .into_iter()
             .chain(members)
             .filter(|other| *other != self.node);
-        let mut last = String::from("no other node is known");
+        tries.fail(String::from("no other node is known"), false);
         for to in others.take(4) {
             match self.client.propose(to, command).await {
-                Ok(reply) => return Tried::Done(reply),
-                Err(error) => last = format!("node {to}: {error}"),
+                Ok(reply) => return Some(reply),
+                Err(error) => {
+                    let in_doubt = matches!(error, CallError::Unavailable { .. });
+                    tries.fail(format!("node {to}: {error}"), in_doubt);
+                }
             }
         }
-        Tried::Again(last)
+        None
     }
 
     /// Returns whether a majority of the control group confirms now that it goes on, and how long

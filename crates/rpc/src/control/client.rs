@@ -30,6 +30,12 @@ pub enum CallError {
         /// What was met.
         reason: String,
     },
+    /// The node cannot do it now, and has done nothing.
+    #[error("{reason}")]
+    Undone {
+        /// Why.
+        reason: String,
+    },
     /// The node says no, and will say so again.
     #[error("{reason}")]
     Refused {
@@ -45,6 +51,7 @@ impl From<Status> for CallError {
             Code::FailedPrecondition | Code::InvalidArgument | Code::PermissionDenied => {
                 Self::Refused { reason }
             }
+            Code::Aborted => Self::Undone { reason },
             code => Self::Unavailable {
                 reason: format!("{code:?}: {reason}"),
             },

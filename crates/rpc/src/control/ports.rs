@@ -92,6 +92,9 @@ pub enum PortError {
     /// Not now, or not here: try again, or elsewhere.
     #[error("{0}")]
     Unavailable(String),
+    /// As `Unavailable`, and for sure nothing was done.
+    #[error("{0}")]
+    Undone(String),
     /// Never, unless something is changed.
     #[error("{0}")]
     Refused(String),

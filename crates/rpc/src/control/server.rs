@@ -39,6 +39,7 @@ impl std::fmt::Debug for ControlService {
 fn status(error: PortError) -> Status {
     match error {
         PortError::Unavailable(reason) => Status::unavailable(reason),
+        PortError::Undone(reason) => Status::aborted(reason),
         PortError::Refused(reason) => Status::failed_precondition(reason),
     }
 }

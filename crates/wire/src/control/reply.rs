@@ -124,6 +124,7 @@ fn put_reason(refusal: &Refusal) -> Reason {
         Refusal::BadVoters { group } => Reason::BadVoters(group.number()),
         Refusal::StillVotes { group, replica } => Reason::StillVotes(pair(group, replica)),
         Refusal::OldEra { current } => Reason::OldEra(current.0),
+        Refusal::Overtaken { current } => Reason::Overtaken(*current),
     }
 }
 
@@ -191,5 +192,6 @@ fn take_reason(told: Reason) -> Result<Refusal, WireError> {
         Reason::OldEra(current) => Refusal::OldEra {
             current: Era(current),
         },
+        Reason::Overtaken(current) => Refusal::Overtaken { current },
     })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use headcount_model::control::{
-    ControlParts, Group, GroupId, Node, NodeState, Region, Replica, Revocation, Tenure,
+    ControlParts, Group, GroupId, LastOrder, Node, NodeState, Region, Replica, Revocation, Tenure,
 };
 use headcount_model::{Fence, Incarnation, NodeId, RegionName, ReplicaId, ShardId, Timestamp};
 use prost::Message;
@@ -51,6 +51,8 @@ pub fn encode_control_snapshot(parts: &ControlParts) -> Vec<Bytes> {
         groups: parts.groups.len() as u64,
         tenures: parts.tenures.len() as u64,
         revocations: parts.revocations.values().map(Vec::len).sum::<usize>() as u64,
+        last_order: parts.last_order.index,
+        last_order_id: parts.last_order.id,
     };
     let groups: Vec<_> = parts
         .groups
@@ -145,6 +147,10 @@ pub fn decode_control_snapshot(chunks: &[Bytes]) -> Result<ControlParts, WireErr
         last_node: NodeId(head.last_node),
         last_replica: ReplicaId(head.last_replica),
         last_fence: Fence(head.last_fence),
+        last_order: LastOrder {
+            index: head.last_order,
+            id: head.last_order_id,
+        },
         regions: regions.collect::<Result<_, WireError>>()?,
         nodes: nodes.collect::<Result<_, WireError>>()?,
         groups,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use headcount_model::control::{
     Addresses, ClusterFacts, ClusterId, ControlCommand, ControlParts, Fingerprint, Group, GroupId,
-    NewNode, Node, NodeKey, NodeState, Outcome, Refusal, Region, Replica, Revocation, Settings,
-    Tenure, TimingProfile,
+    LastOrder, NewNode, Node, NodeKey, NodeState, Outcome, Refusal, Region, Replica, Revocation,
+    Settings, Tenure, TimingProfile,
 };
 use headcount_model::{Era, Fence, Incarnation, NodeId, RegionName, ReplicaId, ShardId, Timestamp};
 use proptest::collection::{btree_map, btree_set, vec};
@@ -171,7 +171,7 @@ fn commands() -> impl Strategy<Value = ControlCommand> {
                 now: Timestamp(now),
             },
         );
-    prop_oneof![
+    let single = prop_oneof![
         init,
         new_node().prop_map(ControlCommand::Join),
         start,
@@ -194,7 +194,15 @@ fn commands() -> impl Strategy<Value = ControlCommand> {
         any::<u32>().prop_map(ControlCommand::SetCopies),
         any::<u32>().prop_map(|era| ControlCommand::RaiseEra(Era(era))),
         revoke,
-    ]
+    ];
+    (single, option::of(any::<(u64, u64)>())).prop_map(|(command, order)| match order {
+        None => command,
+        Some((after, id)) => ControlCommand::Order {
+            after,
+            id,
+            command: Box::new(command),
+        },
+    })
 }
 
 fn revocations() -> impl Strategy<Value = Revocation> {
@@ -260,6 +268,7 @@ fn refusals() -> impl Strategy<Value = Refusal> {
             Refusal::BadVoters { group },
             Refusal::StillVotes { group, replica },
             Refusal::OldEra { current: Era(7) },
+            Refusal::Overtaken { current: number },
         ])
     })
 }
@@ -361,14 +370,14 @@ fn states() -> impl Strategy<Value = ControlParts> {
         btree_map(("[a-z]{1,3}", "[a-z]{1,3}"), vec(revocations(), 1..3), 0..9),
     );
     (
-        any::<(u64, u64, u64, u64)>(),
+        any::<([u64; 4], u64, u64)>(),
         option::of(facts()),
         settings(),
         maps,
     )
         .prop_map(
             |(
-                (applied, node, replica, fence),
+                ([applied, node, replica, fence], order, order_id),
                 facts,
                 settings,
                 (regions, nodes, groups, tenures, revocations),
@@ -380,6 +389,10 @@ fn states() -> impl Strategy<Value = ControlParts> {
                     last_node: NodeId(node),
                     last_replica: ReplicaId(replica),
                     last_fence: Fence(fence),
+                    last_order: LastOrder {
+                        index: order,
+                        id: order_id,
+                    },
                     regions,
                     nodes,
                     groups,
