@@ -36,6 +36,8 @@ const ANY: Rate = Rate {
 async fn node(limits: AppLimits) -> Node {
     Node::realtime(RealtimeConfig {
         limits,
+        // Who is refused tries again at once here.
+        frame_rate: ANY,
         ..RealtimeConfig::default()
     })
     .await
