@@ -305,10 +305,13 @@ impl Group {
                 leader: status.leadership.leader,
             });
         };
-        let matched = status
+        // One that is silent may be gone, however much it had.
+        let patience = self.0.timing.election_max;
+        let answering = status
             .followers
             .iter()
-            .map(|(replica, follower)| (*replica, follower.matched));
+            .filter(|(_, follower)| follower.acknowledged_age.is_some_and(|age| age <= patience));
+        let matched = answering.map(|(replica, follower)| (*replica, follower.matched));
         let caught_up = self
             .0
             .catch_up

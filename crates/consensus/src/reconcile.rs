@@ -122,9 +122,21 @@ pub(crate) fn plan(observed: &Observed, target: &Membership) -> Result<Reconcile
     if !observed.committed {
         return Ok(Reconciled::Waiting(Wait::Uncommitted));
     }
-    let [voters] = observed.configs.as_slice() else {
-        return Ok(Reconciled::Stepped(Step::Flatten));
+    // Of a joint configuration the last one is what remains.
+    let Some(voters) = observed.configs.last() else {
+        return Ok(Reconciled::Waiting(Wait::Uncommitted));
     };
+    // Who leads without a vote holds no lease, and everything that asks for one stands still. It
+    // may come to that where a leader of a joint configuration was lost, and one took its place
+    // that shall go.
+    let votes = voters.contains(&observed.leader);
+    let mut answering = voters.intersection(&observed.caught_up);
+    if let Some(heir) = answering.next().filter(|_| !votes) {
+        return Ok(Reconciled::Stepped(Step::HandOver(*heir)));
+    }
+    if observed.configs.len() > 1 {
+        return Ok(Reconciled::Stepped(Step::Flatten));
+    }
     let missing: BTreeMap<_, _> = target
         .members()
         .filter(|member| !observed.nodes.contains_key(&member.replica))
@@ -143,10 +155,12 @@ pub(crate) fn plan(observed: &Observed, target: &Membership) -> Result<Reconcile
         .filter(|replica| !wanted.contains(replica) && !target.learners.contains_key(replica))
         .copied()
         .collect();
-    Ok(if extra.is_empty() {
+    Ok(if !extra.is_empty() {
+        Reconciled::Stepped(Step::RemoveLearners(extra))
+    } else if votes {
         Reconciled::Done
     } else {
-        Reconciled::Stepped(Step::RemoveLearners(extra))
+        Reconciled::Waiting(Wait::CatchUp(wanted))
     })
 }
 
@@ -361,6 +375,23 @@ mod tests {
         joint.committed = false;
         let waiting = Reconciled::Waiting(Wait::Uncommitted);
         assert_eq!(plan(&joint, &target(&[1, 2, 4], &[])), Ok(waiting));
+    }
+
+    #[test]
+    fn a_leader_without_a_vote_hands_over_to_any_voter_that_answers() {
+        let target = target(&[2, 3, 4], &[1]);
+        // It was elected by the voters before, while the change that takes its vote was on its way.
+        let mut joint = observed(&[1, 2, 3], &[4], &[4]);
+        joint.configs.push(set(&[2, 3, 4]));
+        assert_eq!(step(&joint, &target), Step::HandOver(ReplicaId(4)));
+        joint.caught_up = set(&[]);
+        assert_eq!(step(&joint, &target), Step::Flatten);
+
+        let mut alone = observed(&[2, 3, 4], &[1], &[]);
+        let waiting = Reconciled::Waiting(Wait::CatchUp(set(&[2, 3, 4])));
+        assert_eq!(plan(&alone, &target), Ok(waiting));
+        alone.caught_up = set(&[3, 4]);
+        assert_eq!(step(&alone, &target), Step::HandOver(ReplicaId(3)));
     }
 
     #[test]

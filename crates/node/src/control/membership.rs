@@ -69,8 +69,10 @@ fn is_unfinished(control: &Control, id: GroupId, group: &Group) -> bool {
     let Some(wanted) = control.group(id) else {
         return false;
     };
+    let votes = group.leadership().members.voters;
     !wanted.is_confirmed()
         || wanted.replicas.values().any(|replica| !replica.ready)
+        || !votes.contains_key(&group.replica())
         || heir(control, id, group).is_some()
 }
 
