@@ -170,7 +170,7 @@ pub enum ControlCommand {
         /// Drawn at random, the same for all copies of the order.
         id: u64,
         /// What is wanted; no order.
-        command: Box<ControlCommand>,
+        command: Box<Self>,
     },
 }
 
