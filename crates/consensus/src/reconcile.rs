@@ -183,7 +183,7 @@ fn change_voters(
         if let Some(heir) = heirs.iter().find(|heir| observed.caught_up.contains(heir)) {
             return Reconciled::Stepped(Step::HandOver(*heir));
         }
-        // If no old voter stays, openraft hands over after the change.
+        // If no old voter stays, one of the new ones is handed over to after the change.
         if !heirs.is_empty() {
             return Reconciled::Waiting(Wait::CatchUp(heirs));
         }
@@ -227,8 +227,8 @@ fn check(observed: &Observed, target: &Membership) -> Result<(), TargetError> {
     Ok(())
 }
 
-/// Judges which followers have caught up: those that reached, on two looks running, what the
-/// leader's log ended with on the look before. A follower that merely answers is not enough, and
+/// Judges which of the followers that answer have caught up: those that reached, on two looks
+/// running, what the leader's log ended with on the look before. A follower that merely answers is not enough, and
 /// openraft's own notion allows a lag of thousands of entries.
 #[derive(Debug, Default)]
 pub(crate) struct CatchUp {
