@@ -272,7 +272,7 @@ impl Owner {
                 let Some(source) = self.sources.admit(&source, node, incarnation) else {
                     return;
                 };
-                self.sources.end_all(vec![source]);
+                self.sources.end_all([source]);
             }
             GatewayItem::Activity(channel) => self.renew(now, &channel),
             GatewayItem::StreamComplete => {
@@ -327,13 +327,13 @@ impl Owner {
         let unnamed = theirs
             .map(|(index, _)| index)
             .filter(|index| !mentioned.contains(index) && !sources.is_complete_on(*index, stream));
-        let unnamed = unnamed.collect();
+        let unnamed: Vec<SourceIndex> = unnamed.collect();
         self.sources.end_all(unnamed);
     }
 
     fn end_sources(&mut self, wanted: impl Fn(&Source) -> bool) {
         let ended = self.sources.iter().filter(|(_, source)| wanted(source));
-        let ended = ended.map(|(index, _)| index).collect();
+        let ended: Vec<SourceIndex> = ended.map(|(index, _)| index).collect();
         self.sources.end_all(ended);
     }
 

@@ -137,7 +137,7 @@ impl Sources {
 
     /// Ends sources. Where one was the session of its edge that counted, the oldest that is left
     /// does from now on.
-    pub(crate) fn end_all(&mut self, indexes: Vec<SourceIndex>) {
+    pub(crate) fn end_all(&mut self, indexes: impl IntoIterator<Item = SourceIndex>) {
         for index in indexes {
             self.end(index);
         }
