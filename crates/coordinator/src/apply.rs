@@ -374,9 +374,10 @@ impl Shard {
                 .told
                 .map_or(touched.occupancy, |told| told.occupancy);
             let changes = occupancy != last && (last.crosses(&occupancy) || held <= run.stamp);
-            // What was told last may be what it opened with, a moment ago.
-            let corrects = touched.opened.is_some_and(|opened| opened != occupancy);
-            touched.tell = changes || corrects;
+            // Who takes counts from whatever is told of a channel has them from its opening, who hears
+            // of counts only from its former life: nothing is held back unless both know the same.
+            let parts = |opened| opened != occupancy || last != occupancy;
+            touched.tell = changes || touched.opened.is_some_and(parts);
             let before = std::mem::replace(&mut touched.occupancy, occupancy);
             let Some(channel) = channel else { continue };
             let told = if touched.tell {

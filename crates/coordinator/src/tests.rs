@@ -290,6 +290,38 @@ fn a_channel_that_reopens_with_other_counts_than_it_ends_with_is_told_what_it_en
 }
 
 #[test]
+fn counts_of_a_former_life_that_come_back_are_told_again() {
+    let mut log = Log::new();
+    log.apply(vec![claim("us", 1)]);
+    let first = batch("us", 1, 1, vec![transition(1, "c", true)]);
+    log.apply(vec![Command::Batch(first)]);
+    log.now = 60_000;
+    assert_eq!(
+        log.tell(registers("us", 1, 2, &[("c", counts(2))])),
+        ["occupancy@eu 2"]
+    );
+    // Closed and opened with one in one entry: whoever hears of counts only still has two.
+    let reopens = vec![transition(2, "c", false), transition(3, "c", true)];
+    assert_eq!(
+        log.tell(Command::Batch(batch("us", 1, 3, reopens))),
+        [
+            "region.inactive@us 0",
+            "closed@eu 0",
+            "region.active@us 1",
+            "opened@eu 1",
+            "occupancy@eu 1"
+        ]
+    );
+    assert!(
+        log.tell(registers("us", 1, 4, &[("c", counts(2))]))
+            .is_empty()
+    );
+    log.now = 65_000;
+    assert_eq!(log.tell(Command::Tick), ["occupancy@eu 2"]);
+    assert_eq!(log.shard.next_due(), None);
+}
+
+#[test]
 fn a_value_that_comes_back_is_not_told_again() {
     let mut log = Log::new();
     log.apply(vec![claim("us", 1)]);
