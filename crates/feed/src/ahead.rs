@@ -25,15 +25,6 @@ pub(crate) struct Ahead {
     consumed: u64,
 }
 
-/// What the marks of an entry mean for somebody who reads the log alone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Resolution {
-    /// Tell these.
-    Correct(Vec<(ChannelKey, Correction)>),
-    /// More was told than is known here, and its fence has ended.
-    Lost,
-}
-
 impl Ahead {
     pub(crate) fn new(region: RegionName, fence: Fence) -> Self {
         Self {
@@ -105,9 +96,18 @@ impl Ahead {
         }
     }
 
+    /// Whether the log's event is the copy of one that was told, or none that could have been.
+    pub(crate) fn was_told(&self, event: &Event) -> bool {
+        matches!(self.relate(event), Relation::Copy(_) | Relation::Unrelated)
+    }
+
+    fn relate(&self, event: &Event) -> Relation {
+        relate(event, &self.region, self.fence, self.number)
+    }
+
     /// Takes an event of the log and returns whether it is news.
     pub(crate) fn take(&mut self, event: &Event) -> bool {
-        match relate(event, &self.region, self.fence, self.number) {
+        match self.relate(event) {
             Relation::Unrelated => true,
             Relation::Copy(number) => {
                 self.copy(number, &event.channel);
@@ -130,42 +130,64 @@ impl Ahead {
         news
     }
 
-    /// Takes the marks of an entry with these events, for somebody who reads the log alone.
-    pub(crate) fn settle(&mut self, marks: &[Mark], events: &[Arc<WatchEvent>]) -> Resolution {
+    /// Whether an entry with these marks and events cannot be judged, because the list is incomplete
+    /// and the entry is about what it leaves out: a number that was told left no copy, or the fence
+    /// has ended. Somebody who followed the feed passes the claim that ended it with such a list, so
+    /// that its settling and what other fences say show it as well. What [was told](Self::was_told)
+    /// is known even so.
+    pub(crate) fn is_lost_to(&self, marks: &[Mark], events: &[Arc<WatchEvent>]) -> bool {
+        let Some(overflow) = self.overflow else {
+            return false;
+        };
+        for mark in marks {
+            if *mark.region() != self.region {
+                continue;
+            }
+            match mark {
+                Mark::Numbered { fence, number, .. } if *fence == self.fence => {
+                    if self.misses_a_copy(*number, events) {
+                        return true;
+                    }
+                    if overflow <= *number {
+                        return false;
+                    }
+                }
+                Mark::Claimed { fence, .. } | Mark::Settled { fence, .. } => {
+                    if *fence > self.fence {
+                        return true;
+                    }
+                }
+                Mark::Expired { fence, .. } => {
+                    if *fence >= self.fence {
+                        return true;
+                    }
+                }
+                Mark::Numbered { .. } => {}
+            }
+        }
+        let mut relations = events.iter().map(|event| self.relate(&event.event));
+        relations.any(|relation| relation == Relation::Foreign)
+    }
+
+    /// Takes the marks of an entry, and returns what somebody who reads the log alone must be told.
+    /// Who follows the feed, which settles more exactly, needs the list for the cursor only.
+    pub(crate) fn settle(&mut self, marks: &[Mark]) -> Vec<(ChannelKey, Correction)> {
         let mut corrections = Vec::new();
         for mark in marks {
+            if *mark.region() != self.region {
+                continue;
+            }
             match mark {
-                Mark::Numbered {
-                    region,
-                    fence,
-                    number,
-                } if *region == self.region && *fence == self.fence => {
-                    if self.misses_a_copy(*number, events) {
-                        return Resolution::Lost;
-                    }
+                Mark::Numbered { fence, number, .. } if *fence == self.fence => {
                     corrections.append(&mut self.consume(*number));
                 }
-                Mark::Claimed { region, fence } if *region == self.region => {
-                    if *fence > self.fence && self.overflow.is_some() {
-                        return Resolution::Lost;
-                    }
-                }
-                Mark::Settled { region, fence } if *region == self.region => {
-                    if *fence > self.fence {
-                        corrections.append(&mut self.end());
-                    }
+                Mark::Settled { fence, .. } if *fence > self.fence => {
+                    corrections.append(&mut self.end());
                 }
                 Mark::Expired {
-                    region,
-                    fence,
-                    done,
-                } if *region == self.region => {
-                    if *fence >= self.fence && self.overflow.is_some() {
-                        return Resolution::Lost;
-                    }
-                    if *fence >= self.fence && *done {
-                        corrections.append(&mut self.end());
-                    }
+                    fence, done: true, ..
+                } if *fence >= self.fence => {
+                    corrections.append(&mut self.end());
                 }
                 Mark::Numbered { .. }
                 | Mark::Claimed { .. }
@@ -173,49 +195,7 @@ impl Ahead {
                 | Mark::Expired { .. } => {}
             }
         }
-        Resolution::Correct(corrections)
-    }
-
-    /// Whether the list is incomplete and these marks end the fence by expiry: then the entry's
-    /// own events cannot be judged either.
-    pub(crate) fn is_lost_to_expiry(&self, marks: &[Mark]) -> bool {
-        self.overflow.is_some()
-            && marks.iter().any(|mark| {
-                matches!(mark, Mark::Expired { region, fence, .. }
-                    if *region == self.region && *fence >= self.fence)
-            })
-    }
-
-    /// Takes the marks of an entry for somebody who follows the feed, which settles more exactly:
-    /// only the list for the cursor is kept in step.
-    pub(crate) fn follow(&mut self, marks: &[Mark]) {
-        for mark in marks {
-            match mark {
-                Mark::Numbered {
-                    region,
-                    fence,
-                    number,
-                } if *region == self.region && *fence == self.fence => {
-                    self.consume(*number);
-                }
-                Mark::Settled { region, fence }
-                    if *region == self.region && *fence > self.fence =>
-                {
-                    self.end();
-                }
-                Mark::Expired {
-                    region,
-                    fence,
-                    done: true,
-                } if *region == self.region && *fence >= self.fence => {
-                    self.end();
-                }
-                Mark::Numbered { .. }
-                | Mark::Claimed { .. }
-                | Mark::Settled { .. }
-                | Mark::Expired { .. } => {}
-            }
-        }
+        corrections
     }
 
     /// With an incomplete list: whether a number that was told is consumed by `mark` without a copy

@@ -9,7 +9,7 @@ use headcount_model::{
     TOLD_MAX, WatchEnd, WatchEvent, WatchFilter, WatchItem,
 };
 
-use crate::ahead::{Ahead, Resolution};
+use crate::ahead::Ahead;
 use crate::config::Config;
 use crate::log::{Page, correction_event};
 use crate::ring::{RingEntry, RingItem};
@@ -475,13 +475,15 @@ impl Read<'_> {
         entry: &RingEntry,
     ) -> bool {
         let marks = &entry.logged.marks;
-        if let Some(lost) = ahead.take_if(|ahead| ahead.is_lost_to_expiry(marks)) {
-            self.lose(shard, *log, *log, &lost);
-        }
+        let known = ahead.as_ref();
+        let is_lost = known.is_some_and(|ahead| ahead.is_lost_to(marks, &entry.events));
         for event in &entry.events {
             let position = event.position.unwrap_or_default();
             if position <= *log {
                 continue;
+            }
+            if let Some(lost) = ahead.take_if(|ahead| is_lost && !ahead.was_told(&event.event)) {
+                self.lose(shard, *log, *log, &lost);
             }
             if self.is_full() {
                 return false;
@@ -495,28 +497,16 @@ impl Read<'_> {
             return false;
         }
         let end = Position::end_of(entry.logged.index);
+        if let Some(lost) = ahead.take_if(|_| is_lost) {
+            self.lose(shard, *log, end, &lost);
+        }
         if let Some(known) = ahead {
-            let before = known.clone();
-            match known.settle(marks, &entry.events) {
-                Resolution::Lost => {
-                    self.lose(shard, *log, end, &before);
-                    *ahead = None;
-                }
-                Resolution::Correct(corrections) => {
-                    let (region, fence) = (known.region.clone(), known.fence);
-                    let origin = self.feed.origin();
-                    for (channel, correction) in corrections {
-                        let event = correction_event(
-                            &entry.logged,
-                            origin,
-                            &region,
-                            fence,
-                            channel,
-                            correction,
-                        );
-                        self.tell(&Arc::new(event), false);
-                    }
-                }
+            let corrections = known.settle(marks);
+            let (origin, cause) = (self.feed.origin(), &entry.logged);
+            for (channel, correction) in corrections {
+                let (region, fence) = (&known.region, known.fence);
+                let event = correction_event(cause, origin, region, fence, channel, correction);
+                self.tell(&Arc::new(event), false);
             }
         }
         ahead.take_if(|ahead| ahead.is_resolved());
@@ -526,16 +516,11 @@ impl Read<'_> {
 
     /// Tells that one region's transitions cannot be told exactly any more.
     fn lose(&mut self, shard: ShardId, before: Position, after: Position, lost: &Ahead) {
-        let before = ShardCursor {
-            log: before,
-            early: lost.to_mark(),
-        };
+        let cursor = |log, early| ShardCursor { log, early };
+        let before = cursor(before, lost.to_mark());
         self.outbox.cursor.shards.insert(shard, before);
-        let after = ShardCursor {
-            log: after,
-            early: None,
-        };
-        self.outbox.gap(shard, Some(lost.region.clone()), after);
+        let region = Some(lost.region.clone());
+        self.outbox.gap(shard, region, cursor(after, None));
     }
 
     /// Follows the feed from its end on, if it can bring a subscriber that stands at `log` and was
@@ -685,7 +670,7 @@ impl Read<'_> {
         }
         live.corrected = 0;
         if let Some(known) = ahead {
-            known.follow(&entry.logged.marks);
+            known.settle(&entry.logged.marks);
             if known.is_resolved() || known.fence != entry.fence {
                 *ahead = None;
             }

@@ -287,6 +287,38 @@ fn more_untold_than_a_cursor_holds_is_a_gap_if_its_fence_ends() {
 }
 
 #[test]
+fn a_claim_that_was_passed_before_resuming_ends_what_a_cursor_leaves_out() {
+    for settles in [true, false] {
+        let mut world = settled(Config::default());
+        let watcher = world.watch(US_NODE, WatchFilter::default());
+        for n in 0..TOLD_MAX + 6 {
+            flip(&mut world, US, n, Some(US_NODE));
+        }
+        world.claim(US, 0);
+        apply_all(&mut world);
+        world.read(watcher, 1);
+        // The cursor stands behind the claim that ended its fence, and names not all that it told.
+        world.resume(watcher, US_NODE, 0);
+        if settles {
+            world.log.settle(US);
+            world.log.commit();
+        } else {
+            // The new owner tells of a channel that the cursor leaves out.
+            world.flip(US, &channel(TOLD_MAX + 2), None);
+            ship(&mut world, US);
+        }
+        apply_all(&mut world);
+        world.read(watcher, 2);
+        assert_eq!(gaps(&world, watcher), [Some("us".to_owned())]);
+        let last = world.watchers[watcher].told.last();
+        assert!(
+            settles || matches!(last, Some(WatchItem::Events { .. })),
+            "after the gap"
+        );
+    }
+}
+
+#[test]
 fn who_was_told_more_than_a_cursor_holds_waits_for_the_log() {
     let mut world = settled(Config::default());
     let watcher = world.watch(US_NODE, WatchFilter::default());

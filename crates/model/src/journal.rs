@@ -59,6 +59,19 @@ pub enum Mark {
     },
 }
 
+impl Mark {
+    /// Returns the region that it is about.
+    #[must_use]
+    pub fn region(&self) -> &RegionName {
+        match self {
+            Self::Claimed { region, .. }
+            | Self::Numbered { region, .. }
+            | Self::Settled { region, .. }
+            | Self::Expired { region, .. } => region,
+        }
+    }
+}
+
 /// History point: a place in the past of all shards, which has one order on every node: by the
 /// log's time, then by shard and place in its log. So the events of a channel keep the order of
 /// their log, although those of a region carry its own clock's time.
