@@ -1,7 +1,7 @@
 //! The raft logs as the disks have them once a world is over: whether replicas agree, whether what
 //! was told is on a majority of disks, and whether it is what the logs tell (C6, C10).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use headcount_checker::{Fault, Log, Rule, Told};
@@ -10,7 +10,7 @@ use headcount_consensus::store::{Store, StoreConfig};
 use headcount_consensus::{Dump, DumpedMembers};
 use headcount_coordinator::Shard;
 use headcount_model::{
-    ChannelKey, Command, Era, EventKind, LoggedEvent, ShardId, ShardMap, WatchEvent,
+    ChannelKey, Command, Era, EventKind, LoggedEvent, ReplicaId, ShardId, ShardMap, WatchEvent,
 };
 use headcount_wire::{decode_entry, decode_snapshot};
 
@@ -32,9 +32,9 @@ pub(crate) fn judge(
     is_whole: bool,
 ) -> (Vec<Fault>, usize) {
     let broken = |rule, what: String| (vec![Fault::new(rule, what)], 0);
-    let groups = match groups(disks) {
-        Ok(groups) => groups,
-        Err(why) => return broken(Rule::Durability, format!("a disk cannot be read: {why}")),
+    let (groups, _) = match read(disks) {
+        Ok(read) => group(read),
+        Err(why) => return broken(Rule::Durability, why),
     };
     let of_shards = groups.iter().filter(|group| group.is_of_shard()).count();
     // The control group is the one more.
@@ -56,20 +56,39 @@ pub(crate) fn judge(
     (faults, events)
 }
 
-/// Returns the groups of which the disks hold members.
-fn groups(disks: &[MemoryDisk]) -> Result<Vec<Group>, String> {
+/// Returns a replica that a node has kept although its group removed it, if there is one.
+pub(crate) fn left(disks: &[MemoryDisk]) -> Option<String> {
+    match read(disks) {
+        Ok(read) => {
+            let (_, left) = group(read);
+            let (node, replica) = left.first()?;
+            Some(format!("node {node} has not forgotten replica {replica}"))
+        }
+        Err(why) => Some(why),
+    }
+}
+
+/// Returns all replicas on the disks, with the node on whose disk each is.
+fn read(disks: &[MemoryDisk]) -> Result<Vec<(usize, Dump)>, String> {
     let mut dumps = Vec::new();
     for (node, disk) in disks.iter().enumerate() {
+        let unread = |why: String| format!("the disk of node {node} cannot be read: {why}");
         // What it writes when it opens stays out of the world.
         let disk = Arc::new(MemoryDisk::with_files(&disk.files()));
         let opened = Store::open_on(disk, StoreConfig::default());
-        let (store, _) = opened.map_err(|error| format!("node {node}: {error}"))?;
-        let held = Dump::all(&store).map_err(|error| format!("node {node}: {error}"))?;
+        let (store, _) = opened.map_err(|error| unread(error.to_string()))?;
+        let held = Dump::all(&store).map_err(|error| unread(error.to_string()))?;
         dumps.extend(held.into_iter().map(|dump| (node, dump)));
     }
+    Ok(dumps)
+}
+
+/// Returns the groups whose members these replicas are, and those that have been removed.
+fn group(mut dumps: Vec<(usize, Dump)>) -> (Vec<Group>, Vec<(usize, ReplicaId)>) {
     // Who knows of the newest members of its group comes before who was told of older ones.
     dumps.sort_by_key(|(_, dump)| std::cmp::Reverse(dump.members.since));
     let mut groups: Vec<Group> = Vec::new();
+    let mut left = Vec::new();
     for (node, dump) in dumps {
         let own = groups
             .iter_mut()
@@ -78,8 +97,7 @@ fn groups(disks: &[MemoryDisk]) -> Result<Vec<Group>, String> {
             Some(group) if group.members.all.contains(&dump.replica) => {
                 group.dumps.push((node, dump));
             }
-            // It was removed, and has not been dropped yet.
-            Some(_) => {}
+            Some(_) => left.push((node, dump.replica)),
             None if dump.members.all.contains(&dump.replica) => groups.push(Group {
                 members: dump.members.clone(),
                 dumps: vec![(node, dump)],
@@ -88,7 +106,16 @@ fn groups(disks: &[MemoryDisk]) -> Result<Vec<Group>, String> {
             None => {}
         }
     }
-    Ok(groups)
+    // Where all whom it knew were removed as well, it has no group.
+    groups.retain(|group| {
+        let has_majority = group.few(|_| true).is_none();
+        if !has_majority {
+            let dumps = group.dumps.iter();
+            left.extend(dumps.map(|(node, dump)| (*node, dump.replica)));
+        }
+        has_majority
+    });
+    (groups, left)
 }
 
 impl Group {
@@ -192,16 +219,26 @@ impl Group {
 
     /// Returns whether fewer than a majority of voters have all that was committed.
     fn keep(&self, name: &str, committed: u64) -> Option<Fault> {
-        let holders = self.dumps.iter().map(|(_, dump)| dump);
-        let holders = holders.filter(|dump| dump.last() >= Some(committed));
-        let holders: Vec<_> = holders.map(|dump| dump.replica).collect();
-        let mut sets = self.members.voters.iter();
-        let few = sets.find(|voters| {
-            let among = holders.iter().filter(|holder| voters.contains(holder));
-            among.count() * 2 <= voters.len()
-        })?;
+        let (few, holders) = self.few(|dump| dump.last() >= Some(committed))?;
         let what = format!("{name}: of {few:?} only {holders:?} have entry {committed}");
         Some(Fault::new(Rule::Durability, what))
+    }
+
+    /// Returns voters of whom only these, not a majority, are such.
+    fn few(
+        &self,
+        is_such: impl Fn(&Dump) -> bool,
+    ) -> Option<(&BTreeSet<ReplicaId>, Vec<ReplicaId>)> {
+        let dumps = self.dumps.iter().map(|(_, dump)| dump);
+        let such: Vec<_> = dumps
+            .filter(|dump| is_such(dump))
+            .map(|dump| dump.replica)
+            .collect();
+        let few = self.members.voters.iter().find(|voters| {
+            let among = such.iter().filter(|replica| voters.contains(replica));
+            among.count() * 2 <= voters.len()
+        });
+        few.map(|voters| (voters, such))
     }
 }
 
@@ -249,13 +286,11 @@ fn replay(dump: &Dump, id: ShardId, upto: u64) -> Result<(u64, Vec<Told>), Strin
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use bytes::Bytes;
     use headcount_consensus::DumpedEntry;
     use headcount_model::{
         Batch, Claim, Entry, Fence, Incarnation, Modes, NodeId, OwnerRef, Position, RegionName,
-        ReplicaId, Timestamp, Transition,
+        Timestamp, Transition,
     };
     use headcount_wire::encode_entry;
 
@@ -380,6 +415,31 @@ mod tests {
         let differ = group(vec![dump(1, 3), dump(2, 3), other]);
         assert_eq!(broken(&differ, &watched(&dump(1, 3))), [Rule::ExactlyOnce]);
         assert_eq!(broken(&differ, &watched(&dump(1, 2))), []);
+    }
+
+    #[test]
+    fn removed_replicas_are_found_even_if_all_whom_they_knew_were_removed() {
+        let mut newer = dump(3, 3);
+        newer.members.all = [3, 4].map(ReplicaId).into();
+        newer.members.voters = vec![newer.members.all.clone()];
+        newer.members.since = Some(2);
+        let other = Dump {
+            replica: ReplicaId(4),
+            ..newer.clone()
+        };
+        let mut stranger = dump(9, 3);
+        stranger.members.all = [7, 8, 9].map(ReplicaId).into();
+        stranger.members.voters = vec![stranger.members.all.clone()];
+        let empty = Dump {
+            members: DumpedMembers::default(),
+            ..dump(5, 0)
+        };
+        let dumps = [newer, dump(1, 3), stranger, empty, other];
+        let (groups, left) = super::group(dumps.into_iter().enumerate().collect());
+        let members = |group: &Group| group.dumps.iter().map(|(node, _)| *node).collect();
+        let members: Vec<Vec<usize>> = groups.iter().map(members).collect();
+        assert_eq!(members, [[0, 4]]);
+        assert_eq!(left, [(1, ReplicaId(1)), (2, ReplicaId(9))]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::{mpsc, watch};
 
 use crate::edge::{self, dialer};
+use crate::logs;
 use crate::machine::Machine;
 use crate::nemesis::{Fault, Targets};
 use crate::network::{SimNetwork, Way};
@@ -32,6 +33,9 @@ const GROWTH: Duration = Duration::from_secs(120);
 
 /// How long clients run before anything is broken.
 const CALM: Duration = Duration::from_secs(3);
+
+/// How long nodes may keep what was removed, once all is settled.
+const FORGETTING: Duration = Duration::from_secs(10);
 
 /// How long clients go on after the healing.
 const HEALING: Duration = Duration::from_secs(2);
@@ -368,6 +372,16 @@ impl World {
             "converged-after-ms",
             took.as_millis().try_into().unwrap_or(u64::MAX),
         );
+        let mut left = None;
+        let forgot = self.run_until(FORGETTING, |world| {
+            left = logs::left(&world.disks());
+            left.is_none()
+        });
+        if let Some(left) = left.filter(|_| !forgot) {
+            wrong.push(format!(
+                "C1 convergence: not within {FORGETTING:?} more: {left}"
+            ));
+        }
         wrong.extend(self.judge());
         let traffic = self.network.traffic();
         let files = self

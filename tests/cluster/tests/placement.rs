@@ -3,6 +3,7 @@
 use headcount_cluster::{
     Churn, Cluster, Edge, History, REGIONS, Reader, Watcher, agree_on_counts, story, wait_until,
 };
+use headcount_consensus::store::{Store, StoreConfig};
 use headcount_model::EventKind;
 use headcount_node::admin::status::NodeRow;
 
@@ -314,6 +315,32 @@ fn a_lost_disk_is_replaced_by_an_empty_one_that_is_filled_from_the_others() {
         for history in settle(&cluster, &watchers).await {
             (0..8).for_each(|number| stood(&history, &format!("standing:{number}")));
         }
+        cluster.end().await;
+    });
+}
+
+#[test]
+fn a_removed_replica_that_a_node_had_no_time_to_forget_is_forgotten_when_it_starts() {
+    story(async |_| {
+        let mut cluster = Cluster::start(&REGIONS).await;
+        cluster.stop(2).await;
+        // As it is after a crash between the removal, which is committed, and the forgetting.
+        let store = Store::open(cluster.data_dir(2), StoreConfig::default()).unwrap();
+        let placed = store.groups();
+        let removed = (1..).find(|replica| !placed.contains(replica)).unwrap();
+        let vote = "a replica of another node by now".into();
+        store.save_vote(removed, vote).await.unwrap();
+        assert!(store.groups().contains(&removed));
+        store.close().await.unwrap();
+        drop(store);
+
+        cluster.restart(2).await;
+        cluster.wait_ready(2).await;
+        cluster.stop(2).await;
+        let store = Store::open(cluster.data_dir(2), StoreConfig::default()).unwrap();
+        assert_eq!(store.groups(), placed);
+        assert!(store.is_dropped(removed));
+        drop(store);
         cluster.end().await;
     });
 }

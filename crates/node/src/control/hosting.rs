@@ -7,7 +7,7 @@ use std::time::Duration;
 use headcount_consensus::{GroupId as RaftGroupId, Host, InitializeError, Member, ReplicaConfig};
 use headcount_coordinator::Shard;
 use headcount_feed::{ShardFeed, Start};
-use headcount_model::{Incarnation, NodeId, RegionName, ShardId};
+use headcount_model::{Incarnation, NodeId, RegionName, ReplicaId, ShardId};
 use headcount_placement::{Control, GroupId, Hosted as Placed};
 use headcount_rpc::peers::Network;
 use tokio::sync::{mpsc, watch};
@@ -122,7 +122,28 @@ impl Hosting {
         for shard in here.into_iter().filter(|shard| !wanted.contains(shard)) {
             self.stop(shard).await;
         }
+        self.forget_removed(control, &placed).await;
         settled
+    }
+
+    /// Forgets replicas whose removal this node had applied when it ended, and had no time to act on.
+    /// Their logs would stay on its disk for ever, and with them all that was written beside them.
+    async fn forget_removed(&self, control: &Control, placed: &[Placed]) {
+        let placed = placed.iter().map(|hosted| hosted.replica);
+        let running = self.host.groups().into_iter().map(|group| group.replica());
+        let kept: BTreeSet<ReplicaId> = placed.chain(running).collect();
+        let given = control.parts().last_replica;
+        let on_disk = self.store.groups().into_iter().map(ReplicaId);
+        for replica in on_disk.filter(|replica| *replica <= given && !kept.contains(replica)) {
+            match self.host.forget_replica(replica).await {
+                Ok(()) => {
+                    tracing::info!(target: "consensus", %replica, "forgotten: it was removed");
+                }
+                Err(error) => {
+                    tracing::error!(target: "consensus", %replica, %error, "not forgotten");
+                }
+            }
+        }
     }
 
     async fn start(&self, control: &Control, shard: ShardId, placed: &Placed) -> bool {
