@@ -127,16 +127,9 @@ fn cluster(happenings: &[Happening]) -> World {
     world
 }
 
-/// Few, as each is a whole history; `PROPTEST_CASES` asks for more.
-fn cases() -> u32 {
-    match ProptestConfig::default().cases {
-        256 => 48,
-        chosen => chosen,
-    }
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
+    // Few, as each is a whole history.
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 5))]
 
     #[test]
     fn placement_comes_to_rest_as_it_should(happenings in happenings()) {

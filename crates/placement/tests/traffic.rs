@@ -261,7 +261,7 @@ fn loads(max: std::ops::Range<u64>) -> impl Strategy<Value = Vec<[u64; 3]>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 10))]
 
     /// Below the factor nothing ever moves, however it goes up and down.
     #[test]

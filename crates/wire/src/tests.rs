@@ -341,7 +341,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 8))]
     #[test]
     fn snapshots_survive(snapshot in snapshot()) {
         let chunks = encode_snapshot(&snapshot);

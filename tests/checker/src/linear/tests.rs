@@ -187,7 +187,7 @@ fn calls() -> impl Strategy<Value = Vec<Call<Op>>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(8 * ProptestConfig::default().cases))]
 
     #[test]
     fn the_search_finds_what_brute_force_finds(calls in calls()) {
