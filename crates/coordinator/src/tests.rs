@@ -540,6 +540,10 @@ enum Step {
     Claim {
         region: u8,
         skip: u64,
+        tail: Vec<(u8, bool)>,
+    },
+    Configure {
+        interval: u64,
     },
     Batch {
         region: u8,
@@ -561,11 +565,15 @@ enum Step {
     },
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+/// Steps of a log: those of each entry.
+fn steps() -> impl Strategy<Value = Vec<Vec<Step>>> {
     let transitions = proptest::collection::vec((0..4_u8, any::<bool>()), 0..5);
+    let tail = proptest::collection::vec((0..4_u8, any::<bool>()), 0..3);
     let registers = proptest::collection::vec((0..4_u8, 0..4_u32), 0..4);
     let step = prop_oneof![
-        2 => (0..3_u8, 0..2_u64).prop_map(|(region, skip)| Step::Claim { region, skip }),
+        2 => (0..3_u8, 0..2_u64, tail)
+            .prop_map(|(region, skip, tail)| Step::Claim { region, skip, tail }),
+        1 => (0..7_000_u64).prop_map(|interval| Step::Configure { interval }),
         10 => (0..3_u8, 0..8_u8, transitions, registers).prop_map(
             |(region, wrong, transitions, registers)| {
                 Step::Batch { region, wrong, transitions, registers }
@@ -576,22 +584,55 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0..3_u8).prop_map(|region| Step::Settle { region }),
         2 => (0..7_000_u64).prop_map(|later| Step::Tick { later }),
     ];
-    proptest::collection::vec(step, 0..60)
+    // Mostly one of each, as what an entry does is to be found when it is wrong.
+    let entry = prop_oneof![
+        2 => proptest::collection::vec(step.clone(), 1),
+        1 => proptest::collection::vec(step, 2..5),
+    ];
+    proptest::collection::vec(entry, 0..50)
 }
 
 const REGIONS: [&str; 3] = ["us", "eu", "ap"];
 
-/// Plays steps into a log and returns every entry with its events.
-fn play(steps: &[Step]) -> (Shard, Vec<(Entry, Applied)>) {
-    let mut log = Log::new();
-    let mut fence = 0;
-    let mut sent: Vec<Command> = Vec::new();
-    let mut history = Vec::new();
-    for step in steps {
+/// Numbers the transitions that follow `number`.
+fn numbered(number: u64, transitions: &[(u8, bool)]) -> Vec<Transition> {
+    let transitions = (number + 1..).zip(transitions);
+    transitions
+        .map(|(number, (channel, active))| transition(number, &format!("c{channel}"), *active))
+        .collect()
+}
+
+/// What makes commands of steps.
+#[derive(Default)]
+struct Player {
+    fence: u64,
+    pacing: u64,
+    sent: Vec<Command>,
+}
+
+impl Player {
+    /// Returns the command of a step that comes after what `shard` holds.
+    fn command(&mut self, shard: &Shard, step: &Step) -> Command {
+        let mark = |region: u8| {
+            let region = REGIONS[usize::from(region)];
+            (region, shard.mark(&RegionName::new(region).unwrap()))
+        };
         let command = match step {
-            Step::Claim { region, skip } => {
-                fence += 1 + skip;
-                claim(REGIONS[usize::from(*region)], fence)
+            Step::Claim { region, skip, tail } => {
+                self.fence += 1 + skip;
+                let (region, mark) = mark(*region);
+                let tail = Tail {
+                    fence: mark.fence,
+                    transitions: numbered(mark.number, tail),
+                };
+                claim_with(region, self.fence, vec![tail])
+            }
+            Step::Configure { interval } => {
+                self.pacing += 1;
+                Command::Configure(Pacing {
+                    version: self.pacing,
+                    occupancy_interval: Duration::from_millis(*interval),
+                })
             }
             Step::Batch {
                 region,
@@ -599,17 +640,12 @@ fn play(steps: &[Step]) -> (Shard, Vec<(Entry, Applied)>) {
                 transitions,
                 registers,
             } => {
-                let region = REGIONS[usize::from(*region)];
-                let mark = log.shard.mark(&RegionName::new(region).unwrap());
+                let (region, mark) = mark(*region);
                 let sequence = mark.sequence + u64::from(*wrong != 1) + u64::from(*wrong == 2);
-                let first = mark.number + 1 + u64::from(*wrong == 3);
-                let numbered = (first..)
-                    .zip(transitions)
-                    .map(|(number, (channel, active))| {
-                        transition(number, &format!("c{channel}"), *active)
-                    });
+                let number = mark.number + u64::from(*wrong == 3);
                 let fence = mark.fence.0 + u64::from(*wrong == 4);
-                let mut batch = batch(region, fence, sequence, numbered.collect());
+                let transitions = numbered(number, transitions);
+                let mut batch = batch(region, fence, sequence, transitions);
                 batch.registers = registers
                     .iter()
                     .map(|(channel, count)| Register {
@@ -619,32 +655,50 @@ fn play(steps: &[Step]) -> (Shard, Vec<(Entry, Applied)>) {
                     .collect();
                 Command::Batch(batch)
             }
-            Step::Again { back } => match sent.iter().rev().nth(*back) {
+            Step::Again { back } => match self.sent.iter().rev().nth(*back) {
                 Some(command) => command.clone(),
                 None => Command::Tick,
             },
             Step::Expire { region } => {
-                let region = REGIONS[usize::from(*region)];
-                let mark = log.shard.mark(&RegionName::new(region).unwrap());
+                let (region, mark) = mark(*region);
                 Command::ExpireRegion(owner(region, mark.fence.0))
             }
             Step::Settle { region } => {
-                let region = REGIONS[usize::from(*region)];
-                let mark = log.shard.mark(&RegionName::new(region).unwrap());
+                let (region, mark) = mark(*region);
                 Command::Settled(owner(region, mark.fence.0))
             }
-            Step::Tick { later } => {
-                log.now += later;
-                Command::Tick
-            }
+            Step::Tick { .. } => Command::Tick,
         };
-        sent.push(command.clone());
-        let coordinator = RegionName::new("eu").unwrap();
-        let entry = Entry {
+        self.sent.push(command.clone());
+        command
+    }
+}
+
+/// Plays steps into a log and returns every entry with its events.
+fn play(entries: &[Vec<Step>]) -> (Shard, Vec<(Entry, Applied)>) {
+    let mut log = Log::new();
+    let mut player = Player::default();
+    let mut history = Vec::new();
+    for steps in entries {
+        let later = steps.iter().map(|step| match step {
+            Step::Tick { later } => *later,
+            _ => 0,
+        });
+        log.now += later.sum::<u64>();
+        let entry = |commands| Entry {
             stamp: Timestamp(log.now),
-            coordinator,
-            commands: vec![command],
+            coordinator: RegionName::new("eu").unwrap(),
+            commands,
         };
+        // Each is right after those before it in the same entry.
+        let mut ahead = log.shard.clone();
+        let mut commands = Vec::new();
+        for step in steps {
+            let command = player.command(&ahead, step);
+            ahead.apply(ahead.applied() + 1, entry(vec![command.clone()]));
+            commands.push(command);
+        }
+        let entry = entry(commands);
         let applied = log.shard.apply(log.shard.applied() + 1, entry.clone());
         history.push((entry, applied));
     }
@@ -749,14 +803,17 @@ proptest! {
     }
 
     #[test]
-    fn repeating_any_entry_changes_nothing_but_time(steps in steps()) {
+    fn repeating_what_an_entry_did_changes_nothing_but_time(steps in steps()) {
         let (shard, history) = play(&steps);
         let mut twice = Shard::new(ShardId(7), Era(0));
-        let mut events = Vec::new();
         for (entry, _) in &history {
-            let expiry = matches!(entry.commands[..], [Command::ExpireRegion(_)]);
-            events.push(twice.apply(twice.applied() + 1, entry.clone()).logged.events);
-            let repeated = twice.apply(twice.applied() + 1, entry.clone()).logged.events;
+            let applied = twice.apply(twice.applied() + 1, entry.clone());
+            let done = applied.outcomes.iter().zip(&entry.commands);
+            let done = done.filter(|(outcome, _)| **outcome == Outcome::Done);
+            let done: Vec<Command> = done.map(|(_, command)| command.clone()).collect();
+            let expiry = done.iter().any(|command| matches!(command, Command::ExpireRegion(_)));
+            let again = Entry { commands: done, ..entry.clone() };
+            let repeated = twice.apply(twice.applied() + 1, again).logged.events;
             prop_assert!(repeated.is_empty() || expiry, "{:?} told {:?}", entry, repeated);
         }
         let facts = |shard: &Shard| -> Vec<_> {
