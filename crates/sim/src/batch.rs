@@ -62,6 +62,7 @@ const REQUIRED: &[&str] = &[
     "terms",
     "watch-resumes",
     "worlds-plain",
+    "worlds-crowded",
 ];
 
 /// What a batch must not miss too much of: parts, of what, and how many percent at least. About half

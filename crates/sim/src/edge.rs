@@ -19,12 +19,15 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::plan::{ROOT, authorization};
+use crate::plan::{Plan, ROOT, authorization};
 use crate::record::{Phase, Shared};
 use crate::time;
 
 /// Reports that may be under way before the edge waits.
 const UNDER_WAY_MAX: u64 = 64;
+
+/// Channels that a crowd attaches at once.
+const CROWD: usize = 240;
 
 /// How an edge behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +38,9 @@ pub(crate) enum Temper {
     Churn,
     /// It counts a channel by absolute numbers that only grow.
     Register,
+    /// It attaches more channels at once than a cursor lists (`TOLD_MAX` a shard), and leaves them at
+    /// once.
+    Crowd,
 }
 
 /// An edge.
@@ -107,6 +113,7 @@ impl Edge {
             let pause = match self.temper {
                 Temper::Anchor => rng.random_range(500..2_000),
                 Temper::Register => rng.random_range(50..1_000),
+                Temper::Crowd => rng.random_range(200..6_000),
                 // Sometimes it flaps, mostly it takes its time.
                 Temper::Churn if rng.random_bool(0.4) => rng.random_range(1..20),
                 Temper::Churn => rng.random_range(20..600),
@@ -118,6 +125,7 @@ impl Edge {
             match self.temper {
                 Temper::Anchor => {}
                 Temper::Register => self.step_register(&mut life).await,
+                Temper::Crowd => self.step_crowd(&mut life).await,
                 Temper::Churn => {
                     let dies = phase < Phase::Healing && rng.random_bool(0.01);
                     if dies {
@@ -277,6 +285,26 @@ impl Edge {
         self.report(life, items).await;
     }
 
+    async fn step_crowd(&self, life: &mut Life) {
+        let items = if let Some((connection, _)) = life.attached.pop_first() {
+            life.attached.clear();
+            vec![ReportItem::ConnectionClosed { connection }]
+        } else {
+            let connection: ConnectionId = "a".parse().expect("a good connection");
+            let names = (0..CROWD).map(|nth| format!("crowd:{}:{nth}", self.name));
+            let pairs = names.map(|name| (connection.clone(), channel(&name)));
+            life.attached = pairs.collect();
+            let attached = life.attached.iter().cloned();
+            let attach = |(connection, channel)| ReportItem::Attach {
+                connection,
+                channel,
+                modes: Modes::DEFAULT,
+            };
+            attached.map(attach).collect()
+        };
+        self.report(life, items).await;
+    }
+
     /// Reports something, and writes down when that was asked and when it was acknowledged.
     async fn report(&self, life: &mut Life, items: Vec<ReportItem>) {
         let ticket: Ticket = {
@@ -338,7 +366,7 @@ async fn listen(mut notices: mpsc::Receiver<Notice>, edge: String, shared: Share
 pub(crate) fn of_region(
     region: &str,
     index: usize,
-    churns: usize,
+    plan: &Plan,
     nodes: &[SocketAddr],
     dialer: &Dialer,
     shared: &Shared,
@@ -346,7 +374,8 @@ pub(crate) fn of_region(
 ) -> Vec<Edge> {
     let tempers = [Temper::Anchor, Temper::Register]
         .into_iter()
-        .chain(std::iter::repeat_n(Temper::Churn, churns));
+        .chain(std::iter::repeat_n(Temper::Churn, plan.edges))
+        .chain(plan.has_crowds.then_some(Temper::Crowd));
     tempers
         .enumerate()
         .map(|(nth, temper)| {

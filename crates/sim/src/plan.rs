@@ -57,6 +57,8 @@ pub struct Plan {
     pub sync_time_max: Duration,
     /// Edges per region that come and go.
     pub edges: usize,
+    /// Whether there is one more in each region, which attaches many channels at once.
+    pub has_crowds: bool,
     /// Watchers that go on elsewhere every few seconds.
     pub roamers: usize,
 }
@@ -137,6 +139,8 @@ impl Plan {
             format!("gossip.window_batches={window}"),
             format!("gossip.batch_items_max={items_max}"),
             format!("coordinator.occupancy_interval={occupancy}ms"),
+            // Watchers are told the same: none is told the newest counts alone when it lags.
+            "feed.rollup_lag_events=1000000".to_owned(),
             format!("placement.lease={}", millis(lease)),
             format!("placement.suspect_after={}", millis(lease / 2)),
             format!("network.connect_timeout={}", millis(lease / 4)),
@@ -169,6 +173,7 @@ impl Plan {
             sync_time_max: ms([0, 2, 10, 30][rng.random_range(0..4)]),
             edges: rng.random_range(1..=2),
             roamers: rng.random_range(1..=3),
+            has_crowds: rng.random_bool(0.15),
         }
     }
 

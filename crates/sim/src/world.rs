@@ -345,6 +345,9 @@ impl World {
         if self.plan.is_plain {
             self.count("worlds-plain");
         }
+        if self.plan.has_crowds {
+            self.count("worlds-crowded");
+        }
         self.safety();
         self.begin(Phase::Healing);
         self.heal();
@@ -499,7 +502,7 @@ impl World {
             let edges = edge::of_region(
                 name,
                 region,
-                self.plan.edges,
+                &self.plan,
                 &nodes,
                 &dialer(from),
                 &self.shared,
@@ -510,6 +513,7 @@ impl World {
                     edge::Temper::Anchor => channels.push(format!("anchor:{}:0", edge.name)),
                     edge::Temper::Register => registers.push(format!("register:{}", edge.name)),
                     edge::Temper::Churn => channels.push(format!("own:{}:0", edge.name)),
+                    edge::Temper::Crowd => channels.push(format!("crowd:{}:0", edge.name)),
                 }
             }
             for edge in edges {
