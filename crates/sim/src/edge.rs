@@ -27,7 +27,7 @@ use crate::time;
 const UNDER_WAY_MAX: u64 = 64;
 
 /// Channels that a crowd attaches at once.
-const CROWD: usize = 240;
+pub(crate) const CROWD: usize = 240;
 
 /// How an edge behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

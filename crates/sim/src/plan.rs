@@ -6,6 +6,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use crate::edge::CROWD;
 use crate::nemesis::Kind;
 use crate::network::Way;
 
@@ -173,7 +174,8 @@ impl Plan {
             sync_time_max: ms([0, 2, 10, 30][rng.random_range(0..4)]),
             edges: rng.random_range(1..=2),
             roamers: rng.random_range(1..=3),
-            has_crowds: rng.random_bool(0.15),
+            // Where little passes at a time they would come faster than they can be told of.
+            has_crowds: rng.random_bool(0.25) && window * items_max >= CROWD,
         }
     }
 
