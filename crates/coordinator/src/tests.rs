@@ -89,13 +89,16 @@ impl Log {
         }
     }
 
-    fn apply(&mut self, commands: Vec<Command>) -> Applied {
-        let coordinator = RegionName::new("eu").unwrap();
-        let entry = Entry {
+    fn entry(&self, commands: Vec<Command>) -> Entry {
+        Entry {
             stamp: Timestamp(self.now),
-            coordinator,
+            coordinator: RegionName::new("eu").unwrap(),
             commands,
-        };
+        }
+    }
+
+    fn apply(&mut self, commands: Vec<Command>) -> Applied {
+        let entry = self.entry(commands);
         self.shard.apply(self.shard.applied() + 1, entry)
     }
 
@@ -685,22 +688,16 @@ fn play(entries: &[Vec<Step>]) -> (Shard, Vec<(Entry, Applied)>) {
             _ => 0,
         });
         log.now += later.sum::<u64>();
-        let entry = |commands| Entry {
-            stamp: Timestamp(log.now),
-            coordinator: RegionName::new("eu").unwrap(),
-            commands,
-        };
         // Each is right after those before it in the same entry.
         let mut ahead = log.shard.clone();
         let mut commands = Vec::new();
         for step in steps {
             let command = player.command(&ahead, step);
-            ahead.apply(ahead.applied() + 1, entry(vec![command.clone()]));
+            ahead.apply(ahead.applied() + 1, log.entry(vec![command.clone()]));
             commands.push(command);
         }
-        let entry = entry(commands);
-        let applied = log.shard.apply(log.shard.applied() + 1, entry.clone());
-        history.push((entry, applied));
+        let entry = log.entry(commands.clone());
+        history.push((entry, log.apply(commands)));
     }
     (log.shard, history)
 }

@@ -269,12 +269,11 @@ impl ShardFeed {
     }
 
     fn take_mark(&mut self, mark: &Mark, corrections: &mut Vec<(ChannelKey, Correction)>) {
+        if *mark.region() != self.region {
+            return;
+        }
         match mark {
-            Mark::Numbered {
-                region,
-                fence,
-                number,
-            } if *region == self.region => {
+            Mark::Numbered { fence, number, .. } => {
                 if *fence == self.claimed {
                     self.consumed = self.consumed.max(*number);
                 }
@@ -283,32 +282,24 @@ impl ShardFeed {
                     corrections.append(&mut self.overlay.consume(*number));
                 }
             }
-            Mark::Claimed { region, fence } if *region == self.region => {
+            Mark::Claimed { fence, .. } => {
                 if *fence > self.claimed {
                     self.claimed = *fence;
                     self.consumed = 0;
                     self.expired = false;
                 }
             }
-            Mark::Settled { region, fence } if *region == self.region => {
+            Mark::Settled { fence, .. } => {
                 if *fence > self.fence {
                     corrections.append(&mut self.overlay.end());
                 }
             }
-            Mark::Expired {
-                region,
-                fence,
-                done,
-            } if *region == self.region => {
+            Mark::Expired { fence, done, .. } => {
                 self.expired |= *fence >= self.claimed;
                 if *done && *fence >= self.fence {
                     corrections.append(&mut self.overlay.end());
                 }
             }
-            Mark::Numbered { .. }
-            | Mark::Claimed { .. }
-            | Mark::Settled { .. }
-            | Mark::Expired { .. } => {}
         }
     }
 

@@ -294,13 +294,10 @@ impl Edge {
             let names = (0..CROWD).map(|nth| format!("crowd:{}:{nth}", self.name));
             let pairs = names.map(|name| (connection.clone(), channel(&name)));
             life.attached = pairs.collect();
-            let attached = life.attached.iter().cloned();
-            let attach = |(connection, channel)| ReportItem::Attach {
-                connection,
-                channel,
-                modes: Modes::DEFAULT,
-            };
-            attached.map(attach).collect()
+            let attached = life.attached.iter();
+            attached
+                .map(|(of, to)| attach(of.as_str(), to.as_str()))
+                .collect()
         };
         self.report(life, items).await;
     }

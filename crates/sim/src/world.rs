@@ -34,11 +34,11 @@ const GROWTH: Duration = Duration::from_secs(120);
 /// How long clients run before anything is broken.
 const CALM: Duration = Duration::from_secs(3);
 
-/// How long nodes may keep what was removed, once all is settled.
-const FORGETTING: Duration = Duration::from_secs(10);
-
 /// How long clients go on after the healing.
 const HEALING: Duration = Duration::from_secs(2);
+
+/// How long nodes may keep what was removed, once all is settled.
+const FORGETTING: Duration = Duration::from_secs(10);
 
 /// The whole of a world.
 #[derive(Debug)]
