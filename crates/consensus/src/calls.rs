@@ -104,7 +104,10 @@ mod tests {
 
     fn accepted() -> Body {
         let result = Some(append_reply::Result::Accepted(Accepted {}));
-        Body::AppendReply(AppendReply { result, moment: 0 })
+        Body::AppendReply(AppendReply {
+            result,
+            ..AppendReply::default()
+        })
     }
 
     fn calls() -> Arc<Calls> {

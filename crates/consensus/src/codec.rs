@@ -266,6 +266,7 @@ pub(crate) fn append_to_proto(request: &AppendEntriesRequest<Types>) -> wire::Ap
         entries: request.entries.iter().map(entry_to_proto).collect(),
         // Whoever carries it knows.
         freshness: None,
+        asks_last: false,
     }
 }
 
@@ -300,6 +301,7 @@ pub(crate) fn append_reply_to_proto(response: &AppendEntriesResponse<Types>) -> 
         result: Some(result),
         // Whoever carries it knows.
         moment: 0,
+        last: None,
     }
 }
 

@@ -212,6 +212,45 @@ async fn nothing_is_acknowledged_that_a_crash_loses() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_is_cut_back_is_no_witness_of_where_it_ended() {
+    let mut log = LogStore::new(open(&MemoryDisk::new()), ReplicaId(1), 1 << 20);
+    let none = log.end().unwrap();
+    assert_eq!(log.kept(&none), None, "an empty log");
+    let (sender, flushed) = Types::oneshot();
+    let entries = (0..10).map(entry);
+    log.append(entries, IOFlushed::signal(sender))
+        .await
+        .unwrap();
+    flushed.await.unwrap().unwrap();
+
+    let end = log.end().unwrap();
+    let id = |index| entry(index).log_id;
+    assert_eq!(log.kept(&end), Some(id(9)));
+    log.purge(id(3)).await.unwrap();
+    assert_eq!(log.kept(&end), Some(id(9)), "its end is still there");
+    let of_another = LogId::new(
+        LeaderId {
+            term: 1,
+            node_id: 2,
+        },
+        9,
+    );
+    assert!(log.holds(&id(9)) && log.holds(&id(4)) && log.holds(&id(3)));
+    assert!(!log.holds(&of_another), "another leader's entry");
+    assert!(!log.holds(&id(2)), "purged before the last");
+    assert!(!log.holds(&id(10)), "beyond the end");
+
+    // The same again, and yet it may not be durable.
+    log.truncate_after(Some(id(8))).await.unwrap();
+    let (sender, _flushed) = Types::oneshot();
+    log.append([entry(9)], IOFlushed::signal(sender))
+        .await
+        .unwrap();
+    assert!(log.holds(&id(9)));
+    assert_eq!(log.kept(&end), None);
+}
+
 /// Looks at its shard's journal when it is restored.
 struct Onlooker {
     store: Store,

@@ -339,9 +339,11 @@ impl Inner {
         } = config;
         let HostConfig { timing, limits, .. } = self.config;
         let calls = Calls::new(Arc::clone(&self.next_call));
+        let log_store = LogStore::new(self.store.clone(), replica, limits.append_bytes);
         let network = Network(Arc::new(Link {
             group,
             replica,
+            log: log_store.clone(),
             peers: Arc::clone(&self.peers),
             calls: Arc::clone(&calls),
             timing,
@@ -350,7 +352,6 @@ impl Inner {
         }));
         let replicas = Arc::clone(&self.replicas);
         let growth = Arc::new(Growth::new(limits.snapshot_bytes, replicas));
-        let log_store = LogStore::new(self.store.clone(), replica, limits.append_bytes);
         let state_machine = StateMachine::new(
             machine,
             self.store.clone(),
@@ -359,6 +360,7 @@ impl Inner {
             Arc::clone(&growth),
         );
         let raft_config = Arc::clone(&self.raft_config);
+        let log = log_store.clone();
         let raft = Raft::new(replica.0, raft_config, network, log_store, state_machine)
             .await
             .map_err(|error| StartError::Store {
@@ -370,6 +372,7 @@ impl Inner {
         let silence = Silence::new();
         let answering = inbound::serve(
             raft.clone(),
+            log,
             Arc::clone(&silence),
             Arc::clone(&self.peers),
             requests,

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::beat::Silence;
 use crate::codec::{self, Malformed};
+use crate::log_store::LogStore;
 use crate::ports::Peers;
 use crate::telemetry;
 use crate::types::Raft;
@@ -28,6 +29,7 @@ pub(crate) type Inbound = (NodeId, wire::Envelope);
 /// Answers requests until the sender of `requests` is gone. At most `open_max` are open.
 pub(crate) async fn serve(
     raft: Raft,
+    log: LogStore,
     silence: Arc<Silence>,
     peers: Arc<dyn Peers>,
     mut requests: mpsc::Receiver<Inbound>,
@@ -41,7 +43,7 @@ pub(crate) async fn serve(
                 send_reply(peers.as_ref(), to, reply);
             }
             request = requests.recv(), if open.len() < open_max => match request {
-                Some((from, envelope)) => open.push(answer(&raft, &silence, from, envelope)),
+                Some((from, envelope)) => open.push(answer(&raft, &log, &silence, from, envelope)),
                 None => return,
             },
         }
@@ -83,12 +85,13 @@ pub(crate) fn is_request(body: &Body) -> bool {
 
 async fn answer(
     raft: &Raft,
+    log: &LogStore,
     silence: &Silence,
     from: NodeId,
     mut request: wire::Envelope,
 ) -> (NodeId, wire::Envelope) {
     let body = request.body.take();
-    let reply = match ask(raft, silence, body).await {
+    let reply = match ask(raft, log, silence, body).await {
         Ok(reply) => wire::Envelope {
             group: request.group,
             from: request.to,
@@ -102,15 +105,28 @@ async fn answer(
 }
 
 /// Hands one request to raft and waits for what it says.
-async fn ask(raft: &Raft, silence: &Silence, body: Option<Body>) -> Result<Body, Reason> {
+async fn ask(
+    raft: &Raft,
+    log: &LogStore,
+    silence: &Silence,
+    body: Option<Body>,
+) -> Result<Body, Reason> {
     match body {
         Some(Body::Append(request)) => {
+            // Raft answers when all is durable that it had taken before, so what the log holds now is
+            // then. What it takes meanwhile may not be.
+            let asked = request.asks_last.then(|| log.end());
+            let end = asked.transpose().map_err(stopped)?;
             let request = codec::append_from_proto(request).map_err(malformed)?;
             let response = raft.append_entries(request).await.map_err(stopped)?;
             if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
                 silence.broken();
             }
-            Ok(Body::AppendReply(codec::append_reply_to_proto(&response)))
+            let mut reply = codec::append_reply_to_proto(&response);
+            if let (Some(end), AppendEntriesResponse::Success) = (end, response) {
+                reply.last = log.kept(&end).as_ref().map(codec::log_id_to_proto);
+            }
+            Ok(Body::AppendReply(reply))
         }
         Some(Body::Vote(request)) => {
             let request = codec::vote_request_from_proto(&request).map_err(malformed)?;

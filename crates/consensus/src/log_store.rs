@@ -7,6 +7,8 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use headcount_model::ReplicaId;
 use headcount_model::mutants::Mutant;
@@ -24,6 +26,15 @@ pub(crate) struct LogStore {
     replica: ReplicaId,
     /// The most bytes of entries that one append to a follower carries.
     append_bytes: usize,
+    /// How often the log was cut back in this life of the replica.
+    truncations: Arc<AtomicU64>,
+}
+
+/// Where a log ended at a moment.
+#[derive(Debug)]
+pub(crate) struct LogEnd {
+    last: Option<LogId>,
+    truncations: u64,
 }
 
 impl LogStore {
@@ -32,6 +43,39 @@ impl LogStore {
             store,
             replica,
             append_bytes,
+            truncations: Arc::default(),
+        }
+    }
+
+    /// Returns where the log ends now, of which not all need be durable.
+    pub(crate) fn end(&self) -> io::Result<LogEnd> {
+        // First: what is cut back while the last entry is read must be noticed later.
+        let truncations = self.truncations.load(Ordering::SeqCst);
+        let range = self.store.log_range(self.replica.0);
+        let last = log_id(range.last.as_ref())?;
+        Ok(LogEnd { last, truncations })
+    }
+
+    /// Returns the entry at which the log ended, if it was not cut back since.
+    pub(crate) fn kept(&self, end: &LogEnd) -> Option<LogId> {
+        let is_kept = self.truncations.load(Ordering::SeqCst) == end.truncations;
+        end.last.filter(|_| is_kept)
+    }
+
+    /// Returns whether an entry is part of the log, and known: not one that was purged, save for the
+    /// last of those.
+    pub(crate) fn holds(&self, id: &LogId) -> bool {
+        let index = id.index();
+        let is_id = |meta: &[u8]| codec::log_id_from_bytes(meta).is_ok_and(|held| held == *id);
+        let held = self
+            .store
+            .entries(self.replica.0, index..index.saturating_add(1), 0);
+        match held.first() {
+            Some(record) => is_id(&record.meta),
+            None => {
+                let purged = self.store.log_range(self.replica.0).purged;
+                purged.is_some_and(|purged| purged.index == index && is_id(&purged.meta))
+            }
         }
     }
 
@@ -152,6 +196,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        self.truncations.fetch_add(1, Ordering::SeqCst);
         Ok(self
             .store
             .truncate_after(self.replica.0, last.map(|id| id.index()))

@@ -1,8 +1,12 @@
 //! Leaders that die, are cut off, or hand over.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
 use headcount_consensus::{GroupId, ProposeError, TransferError};
 use headcount_model::{NodeId, ReplicaId};
-use std::time::Duration;
+use headcount_wire::proto::consensus::v1::envelope::Body;
 use tokio::time::Instant;
 
 use crate::world::{World, command, wait_until};
@@ -192,4 +196,40 @@ async fn the_only_voter_waits_for_nobodys_word() {
     assert_eq!(leader.acknowledged(), Some((Duration::ZERO, all)));
     let status = leader.status();
     assert_eq!(status.quorum_acknowledged_age, Some(Duration::ZERO));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_leader_learns_at_once_how_far_logs_are_its_own() {
+    let mut world = World::new(3);
+    world.form(GROUP, &[1, 2, 3]).await;
+    let old = world.leader(GROUP).await;
+    let many = (0..2_000).map(|n| old.propose(command(format!("{n}"))));
+    for proposed in futures::future::join_all(many).await {
+        proposed.unwrap();
+    }
+    world.agree(GROUP, &[1, 2, 3]).await;
+
+    // By whom and to whom entries are sent.
+    let sent = Arc::new(Mutex::new(BTreeMap::<(NodeId, NodeId), u32>::new()));
+    let counted = Arc::clone(&sent);
+    world.net.eat(move |from, to, envelope| {
+        let carries =
+            |body: &Body| matches!(body, Body::Append(append) if !append.entries.is_empty());
+        if envelope.body.as_ref().is_some_and(carries) {
+            *counted.lock().unwrap().entry((from, to)).or_default() += 1;
+        }
+        false
+    });
+    let (heir, _) = old.status().followers.into_iter().next().unwrap();
+    old.transfer_leader(heir).await.unwrap();
+    world.propose(GROUP, "after").await;
+    world.agree(GROUP, &[1, 2, 3]).await;
+
+    let heir = node_of(heir);
+    let nodes = world.node_ids();
+    for follower in nodes.into_iter().filter(|node| *node != heir) {
+        let appends = sent.lock().unwrap()[&(heir, follower)];
+        // One by which it learns that, the empty entry of its term, and what was proposed.
+        assert!(appends <= 3, "{appends} appends to {follower}");
+    }
 }
