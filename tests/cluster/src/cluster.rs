@@ -228,6 +228,19 @@ impl Cluster {
         assert!(status.is_success(), "{path}: {status} {body}");
     }
 
+    /// Has a node set the regions' shares of coordinators: `{"eu-west-1": 300}`.
+    ///
+    /// # Panics
+    /// If it is refused.
+    pub async fn weigh(&self, node: usize, weights: &str) {
+        let url = format!("http://{}/v1/weights", self.ports(node).admin);
+        let answer = self.http.put(&url).body(weights.to_owned()).send().await;
+        let answer = answer.unwrap_or_else(|error| panic!("{weights}: {error}"));
+        let status = answer.status();
+        let body = answer.text().await.unwrap_or_default();
+        assert!(status.is_success(), "{weights}: {status} {body}");
+    }
+
     /// Returns the id that a node has in the cluster, as another one tells.
     pub async fn id_of(&self, node: usize, told_by: usize) -> u64 {
         let admin = self.ports(node).admin.to_string();

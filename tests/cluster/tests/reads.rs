@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use headcount_cluster::{Cluster, Edge, REGIONS, Reader, agree_on_counts, story, wait_until};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 #[test]
@@ -215,6 +217,64 @@ fn a_strong_read_sees_what_was_acknowledged_before() {
                     "{channel} at node {node}"
                 );
             }
+        }
+        cluster.end().await;
+    });
+}
+
+#[test]
+fn strong_reads_are_answered_while_coordinators_move() {
+    story(async |_| {
+        let cluster = Cluster::start(&REGIONS).await;
+        let mut edge = Edge::start(&cluster, "edge", &[0]);
+        let rooms: Vec<String> = (0..8).map(|number| format!("room:{number}")).collect();
+        for room in &rooms {
+            edge.attach("c", room).await;
+        }
+        agree_on_counts(&cluster, &[&edge]).await;
+        // Far enough from each other that nobody leads for a while.
+        for node in 0..REGIONS.len() {
+            let others: Vec<usize> = (0..REGIONS.len()).filter(|other| *other != node).collect();
+            cluster.delay(node, &others, Duration::from_millis(30));
+        }
+        let (stop, stopped) = watch::channel(false);
+        let mut asking = JoinSet::new();
+        for node in 0..REGIONS.len() {
+            let (reader, rooms) = (Reader::new(&cluster, node), rooms.clone());
+            let stopped = stopped.clone();
+            asking.spawn(async move {
+                let mut answered = 0;
+                for room in rooms.iter().cycle() {
+                    if *stopped.borrow() {
+                        break;
+                    }
+                    let status = reader.strong(room).await;
+                    let status = status.unwrap_or_else(|why| panic!("node {node}: {room}: {why}"));
+                    assert_eq!(status.occupancy.counts()[0], 1, "{room} at node {node}");
+                    answered += 1;
+                }
+                answered
+            });
+        }
+        for home in ["eu-west-1", "ap-southeast-1", "us-east-1", "eu-west-1"] {
+            let weights =
+                REGIONS.map(|region| format!("\"{region}\": {}", u8::from(region == home)));
+            cluster
+                .weigh(0, &format!("{{{}}}", weights.join(", ")))
+                .await;
+            wait_until("its region coordinates all", async || {
+                let nodes = cluster.status(0).await?.nodes;
+                let abroad = nodes.iter().filter(|row| row.region != home);
+                let leaders: usize = abroad.map(|row| row.leaders).sum();
+                (leaders == 0)
+                    .then_some(())
+                    .ok_or_else(|| format!("{leaders} shards are coordinated outside {home}"))
+            })
+            .await;
+        }
+        stop.send_replace(true);
+        while let Some(answered) = asking.join_next().await {
+            assert!(answered.unwrap() > 0);
         }
         cluster.end().await;
     });

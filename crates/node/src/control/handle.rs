@@ -18,6 +18,10 @@ use tokio::time::Instant;
 const TIMEOUT: Duration = Duration::from_secs(15);
 const RETRY: Duration = Duration::from_millis(100);
 
+/// How long a read waits where nobody leads: longer than it takes to hand leadership over, which
+/// happens every day, and shorter than it takes to miss a leader that is lost.
+const HAND_OVER: Duration = Duration::from_secs(1);
+
 /// How long a majority may take to confirm itself to somebody who only wants to know.
 const CONFIRM: Duration = Duration::from_secs(2);
 
@@ -217,16 +221,32 @@ impl ControlHandle {
     }
 
     /// Returns an index such that a replica which has applied it knows everything that was
-    /// acknowledged in the group before this call.
+    /// acknowledged in the group before this call. Where nobody confirms that it leads, a read waits
+    /// for somebody who does, as long as a hand-over takes; then there is no majority.
     pub(crate) async fn read_index(&self, id: GroupId, group: &Group) -> Result<u64, ReadError> {
+        let mut leadership = group.watch();
+        let deadline = Instant::now() + HAND_OVER;
+        loop {
+            leadership.borrow_and_update();
+            match self.read_index_now(id, group).await {
+                Err(ReadError::NoQuorum) => {}
+                answered => return answered,
+            }
+            match tokio::time::timeout_at(deadline, leadership.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_closed)) => return Err(stopped(id)),
+                Err(_elapsed) => return Err(ReadError::NoQuorum),
+            }
+        }
+    }
+
+    /// Asks for a read index whoever is known to lead now.
+    async fn read_index_now(&self, id: GroupId, group: &Group) -> Result<u64, ReadError> {
         match group.read_index().await {
             Ok(index) => return Ok(index),
             Err(RaftReadError::NotLeader { .. }) => {}
             Err(RaftReadError::NoQuorum) => return Err(ReadError::NoQuorum),
-            Err(RaftReadError::Stopped) => {
-                let reason = format!("group {} has stopped here", id.number());
-                return Err(ReadError::Unavailable { reason });
-            }
+            Err(RaftReadError::Stopped) => return Err(stopped(id)),
         }
         let leader = group.leader().ok_or(ReadError::NoQuorum)?;
         match self.client.read_index(leader.node, id).await {
@@ -243,4 +263,9 @@ impl ControlHandle {
     pub(crate) fn client(&self) -> &ControlClient {
         &self.client
     }
+}
+
+fn stopped(id: GroupId) -> ReadError {
+    let reason = format!("group {} has stopped here", id.number());
+    ReadError::Unavailable { reason }
 }
