@@ -74,6 +74,12 @@ impl Timing {
         self.election_max * 2
     }
 
+    /// How often a leader that has no lease yet looks whether it has.
+    #[must_use]
+    pub(crate) fn lease_pause(&self) -> Duration {
+        self.heartbeat / 16
+    }
+
     /// How much earlier than openraft a leader stops to believe in its own lease; see
     /// [`crate::GroupStatus::leading_until`].
     #[must_use]

@@ -30,7 +30,7 @@ use crate::error::{
 use crate::inbound::Inbound;
 use crate::reconcile::{self, CatchUp, Observed};
 use crate::status::{
-    Follower, GroupStatus, Leadership, Role, followers, leader_of, quorum_acknowledged_age,
+    self, Follower, GroupStatus, Leadership, Role, followers, leader_of, quorum_acknowledged_age,
 };
 use crate::types::{Command, LeaderId, Raft, Types};
 use crate::{Epoch, GroupId, Limits, Member, Membership, Reconciled, Step, Timing, telemetry};
@@ -54,6 +54,8 @@ pub(crate) struct Inner {
     pub(crate) leadership: watch::Receiver<Leadership>,
     /// One permit for each proposal that may be in flight.
     pub(crate) proposals: Semaphore,
+    /// Held while a proposal is handed to raft, which may have to wait: the others wait behind it.
+    pub(crate) turn: tokio::sync::Mutex<()>,
     pub(crate) catch_up: Mutex<CatchUp>,
     /// The last term in which this replica began to hand leadership over, so that it claims no
     /// lease any more: the votes of a hand-over do not wait for leases. 0 for none.
@@ -116,7 +118,7 @@ impl Group {
     /// told. Only the leader can.
     ///
     /// The order in which these futures are first polled is the order of the entries, so several
-    /// may be in flight in sequence.
+    /// may be in flight in sequence. Only a lease that runs out in that moment can change it.
     pub async fn propose(&self, command: Bytes) -> Result<Proposed, ProposeError> {
         self.propose_as(None, command).await
     }
@@ -163,8 +165,8 @@ impl Group {
         result
     }
 
-    /// Writes to the log. A leader just elected, which has no lease yet, refuses everything for
-    /// about one round trip; that refusal is tried again for at most one election time.
+    /// Writes to the log, when it is this proposal's turn and the leader has its lease. One that is
+    /// refused all the same is tried again for at most one election time.
     async fn write(
         &self,
         epoch: Option<Epoch>,
@@ -172,6 +174,9 @@ impl Group {
     ) -> Result<Proposed, ProposeError> {
         let retry_until = Instant::now() + self.0.timing.election_min;
         loop {
+            // Unconstrained, as tokio's budget would let a later proposal of the same task pass.
+            let turn = tokio::task::unconstrained(self.0.turn.lock()).await;
+            self.wait_lease(retry_until).await;
             let (responder, completed) = ProgressResponder::complete_only();
             let mut request = self.0.raft.write(command.clone()).responder(responder);
             if let Some(Epoch { term, leader }) = epoch {
@@ -183,11 +188,9 @@ impl Group {
             let stopped = ProposeError::Unknown {
                 cause: UnknownCause::Stopped,
             };
-            // Unconstrained, as tokio's budget would let a later proposal of the same task pass.
-            if tokio::task::unconstrained(request.into_future())
-                .await
-                .is_err()
-            {
+            let asked = tokio::task::unconstrained(request.into_future()).await;
+            drop(turn);
+            if asked.is_err() {
                 return Err(stopped);
             }
             let forward = match completed.await {
@@ -215,7 +218,21 @@ impl Group {
                     leader: self.hint(&forward),
                 });
             }
-            tokio::time::sleep(self.0.timing.heartbeat / 16).await;
+            tokio::time::sleep(self.0.timing.lease_pause()).await;
+        }
+    }
+
+    /// Waits while this replica leads and may not write: a leader just elected has no lease for
+    /// about one round trip, in which openraft refuses everything. Tried again one by one, proposals
+    /// would overtake each other.
+    async fn wait_lease(&self, until: Instant) {
+        let lacks_lease = || {
+            let metrics = self.0.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            status::lacks_lease(&metrics, &self.0.timing)
+        };
+        while lacks_lease() && Instant::now() < until {
+            tokio::time::sleep(self.0.timing.lease_pause()).await;
         }
     }
 

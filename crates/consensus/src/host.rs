@@ -400,6 +400,7 @@ impl Inner {
             inbound,
             leadership,
             proposals: Semaphore::new(limits.proposals_in_flight),
+            turn: tokio::sync::Mutex::default(),
             catch_up: Mutex::new(CatchUp::default()),
             handed_over_term: AtomicU64::new(0),
             tasks,

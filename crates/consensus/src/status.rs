@@ -113,12 +113,21 @@ pub(crate) fn leader_of(metrics: &ServerMetrics) -> Option<Member> {
     Some(Member { replica, node })
 }
 
+fn leads(metrics: &Metrics) -> bool {
+    metrics.state == ServerState::Leader
+        && epoch_of(&metrics.vote).is_some_and(|epoch| epoch.leader.0 == metrics.id)
+}
+
+/// Returns whether this replica leads, and no quorum has acknowledged that lately.
+pub(crate) fn lacks_lease(metrics: &Metrics, timing: &Timing) -> bool {
+    let has_lease = |age: Duration| age < timing.election_max;
+    leads(metrics) && !quorum_acknowledged_age(metrics).is_some_and(has_lease)
+}
+
 /// Returns how long ago a quorum last acknowledged this replica, if it leads. The only voter needs
 /// nobody's word but its own.
 pub(crate) fn quorum_acknowledged_age(metrics: &Metrics) -> Option<Duration> {
-    let leads = metrics.state == ServerState::Leader
-        && epoch_of(&metrics.vote).is_some_and(|epoch| epoch.leader.0 == metrics.id);
-    if !leads {
+    if !leads(metrics) {
         return None;
     }
     if metrics.membership_config.voter_ids().eq([metrics.id]) {

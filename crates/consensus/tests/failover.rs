@@ -1,9 +1,12 @@
 //! Leaders that die, are cut off, or hand over.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use headcount_consensus::{GroupId, ProposeError, TransferError};
 use headcount_model::{NodeId, ReplicaId};
 use headcount_wire::proto::consensus::v1::envelope::Body;
@@ -232,4 +235,37 @@ async fn a_new_leader_learns_at_once_how_far_logs_are_its_own() {
         // One by which it learns that, the empty entry of its term, and what was proposed.
         assert!(appends <= 3, "{appends} appends to {follower}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_proposed_before_a_new_leader_may_write_keeps_its_order() {
+    let mut world = World::new(3);
+    world.form(GROUP, &[1, 2, 3]).await;
+    let old = world.leader(GROUP).await;
+    old.propose(command("before")).await.unwrap();
+    let (heir, _) = old.status().followers.into_iter().next().unwrap();
+
+    // Nobody acknowledges the new leader for a while, so that it has no lease.
+    let held_back = Arc::new(AtomicBool::new(true));
+    let (holding, heir_node) = (Arc::clone(&held_back), node_of(heir));
+    world.net.eat(move |_, to, envelope| {
+        let reply = matches!(envelope.body, Some(Body::AppendReply(_)));
+        to == heir_node && reply && holding.load(Ordering::Relaxed)
+    });
+    old.transfer_leader(heir).await.unwrap();
+    let new = world.group(GROUP, heir_node);
+    let (mut proposed, mut indexes) = (FuturesUnordered::new(), BTreeMap::new());
+    let mut ticks = tokio::time::interval(Duration::from_millis(3));
+    for number in 0..40 {
+        ticks.tick().await;
+        let proposal = new.propose(command(format!("{number}")));
+        proposed.push(async move { (number, proposal.await.unwrap().index) }.boxed());
+        // Polled once, so that it is on its way.
+        indexes.extend(proposed.next().now_or_never().flatten());
+        held_back.store(number < 20, Ordering::Relaxed);
+    }
+    while let Some((number, index)) = proposed.next().await {
+        indexes.insert(number, index);
+    }
+    assert!(indexes.values().is_sorted(), "{indexes:?}");
 }
