@@ -555,6 +555,7 @@ fn uncovered(cluster: &Cluster, record: &Record, strikes: &[Strike]) -> Vec<Stri
         "ordered channels judged",
         "coordinators changed",
         "openings in peace",
+        "strong reads beside openings",
         "reads in peace",
     ];
     let planned: BTreeSet<Kind> = strikes.iter().map(|strike| strike.kind).collect();

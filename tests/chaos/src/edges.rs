@@ -459,6 +459,28 @@ pub(crate) fn turn_of(connection: &ConnectionId, channel: &ChannelName, comes: b
     }
 }
 
+/// Lets a connection come to channels of every shard and go again, a turn each [`CROWD_TICK`], until
+/// told to stop: each turn becomes entries of all logs. Returns the session, another connection of
+/// which stays.
+pub(crate) async fn flicker(session: Session, stop: watch::Receiver<bool>) -> Result<Session> {
+    let edge = &session.source.edge;
+    let names: Vec<String> = (0..16).map(|of| format!("flicker:{edge}:{of}")).collect();
+    let channels = names.iter().map(|name| name.parse());
+    let channels = channels.collect::<Result<Vec<ChannelName>, _>>()?;
+    anyhow::ensure!(attach(&session, &names).await?, "not counted");
+    let guest: ConnectionId = "guest".parse()?;
+    let mut ticks = tokio::time::interval(CROWD_TICK);
+    for comes in [true, false].into_iter().cycle() {
+        ticks.tick().await;
+        if comes && *stop.borrow() {
+            break;
+        }
+        let turn = channels.iter().map(|of| turn_of(&guest, of, comes));
+        anyhow::ensure!(session.report(turn.collect()).await, "not counted");
+    }
+    Ok(session)
+}
+
 /// A flood's connections, and the channels that each is on: together more changes than wait in a
 /// client (`Config::queue_max`), where one that takes back what still waits would spare both.
 const FLOOD: (usize, usize) = (80, 1_000);

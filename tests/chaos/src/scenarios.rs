@@ -1,6 +1,7 @@
 //! Scenarios: one thing breaks, and how long its effects last is measured.
 
 mod heal;
+mod moves;
 mod slow;
 
 use std::sync::Arc;
@@ -35,6 +36,9 @@ const OFFERED_LEAST: f64 = 0.995;
 /// How often something new is attached while nodes are restarted.
 const PROBES: Duration = Duration::from_millis(100);
 
+/// Entries of a log that is long.
+const LONG: u64 = 1_000;
+
 /// What a scenario's name ends with whose victims fall silent instead of being killed.
 const SILENT: &str = "-silent";
 
@@ -43,7 +47,7 @@ const SILENT: &str = "-silent";
 const SLOW: &str = "slow";
 
 /// The scenarios by name, with what each measures.
-pub(crate) const ALL: [(&str, &str); 14] = [
+pub(crate) const ALL: [(&str, &str); 15] = [
     (
         "ghosts",
         "how long the counts of a killed edge and of a killed node stand",
@@ -64,6 +68,10 @@ pub(crate) const ALL: [(&str, &str); 14] = [
     ),
     ("failover-regional-silent", "the same with `regional`"),
     ("failover-wan-silent", "the same with `wan`"),
+    (
+        "moves",
+        "all coordinators moved from region to region: what waits for them meanwhile",
+    ),
     (
         "region",
         "a region killed: until its counts are gone everywhere",
@@ -374,6 +382,35 @@ impl Stand {
         Ok(standing)
     }
 
+    /// Lets something go on until the logs of all shards are as long as they are where that is so: a
+    /// new leader has to find out how far each is its own. Returns the sessions of who did it, whose
+    /// channels stand.
+    async fn lengthen(&self) -> Result<Vec<Session>> {
+        let (stop, stopped) = watch::channel(false);
+        let mut loading = JoinSet::new();
+        for region in 0..3 {
+            let session =
+                self.session(&format!("long-{region}"), &self.cluster.of_region(region))?;
+            loading.spawn(edges::flicker(session, stopped.clone()));
+        }
+        wait_until("all logs are long".to_owned(), PATIENCE, async || {
+            let status = self.cluster.status(0).await.map_err(said)?;
+            let shards = status["shards"].as_array().ok_or("no shards")?;
+            let applied = shards.iter().map(|shard| shard["applied"].as_u64());
+            let shortest = applied.min().flatten().ok_or("not all are here")?;
+            (shortest >= LONG)
+                .then_some(())
+                .ok_or_else(|| format!("{shortest} entries"))
+        })
+        .await?;
+        stop.send_replace(true);
+        let mut sessions = Vec::new();
+        while let Some(loaded) = loading.join_next().await {
+            sessions.push(loaded??);
+        }
+        Ok(sessions)
+    }
+
     async fn control_leader(&self) -> Result<usize> {
         let status = self.cluster.any_status().await.context("no node answers")?;
         let leader = status["control"]["leader"]["node"]
@@ -438,6 +475,7 @@ async fn play_on(name: &str, stand: Stand) -> Result<(Found, Vec<String>)> {
             failover(&stand, &mut found, death, Duration::from_secs(3)).await?;
         }
         "failover-wan" => failover(&stand, &mut found, death, Duration::from_secs(5)).await?,
+        "moves" => moves::moves(&stand, &mut found).await?,
         "region" => region(&stand, &mut found, death).await?,
         "heal" => heal::heal(&stand, &mut found).await?,
         "rolling" => rolling(&stand, &mut found).await?,
@@ -527,6 +565,7 @@ async fn failover(
     promised: Duration,
 ) -> Result<()> {
     let cluster = &stand.cluster;
+    let _crowds = stand.lengthen().await?;
     for turn in 0..TIMES {
         let status = cluster.any_status().await.context("no node answers")?;
         let shards = u32::try_from(cluster.leaders(&status).len())?;
@@ -652,7 +691,7 @@ async fn rolling(stand: &Stand, found: &mut Found) -> Result<()> {
     let (_probe, asked) = probing.await??;
     for region in 0..3 {
         let watcher = staying(cluster, region);
-        let p99 = opened_within(&stand.record, &watcher, &asked).await?;
+        let p99 = opened_within(&stand.record, &watcher, &asked).await?.p99();
         found.took(
             "rolling restart: event delay of the probes, p99 of each region's watcher",
             p99,

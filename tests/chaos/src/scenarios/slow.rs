@@ -178,7 +178,7 @@ pub(super) async fn slow(mut stand: Stand, mut found: Found) -> Result<(Found, V
     let quick = staying(&cluster, 1);
     let what = "overload: event delay of the probes, p99 of the node's quick watcher";
     match opened_within(&record, &quick, &asked).await {
-        Ok(delay) => found.took(what, delay, Some(KEEPS_UP)),
+        Ok(delays) => found.took(what, delays.p99(), Some(KEEPS_UP)),
         Err(late) => found.wrong.push(late.to_string()),
     }
 
