@@ -238,6 +238,10 @@ pub(crate) fn plan(name: &str, plan: Plan) -> Result<Plan> {
         let lease = heal::LEASE.as_secs();
         set(&mut plan, &format!("placement.lease = \"{lease}s\""));
     }
+    if name == "moves" {
+        // Only the weights say where coordinators are.
+        set(&mut plan, "placement.follow_traffic = false");
+    }
     if name == "slow" {
         for setting in slow::SETTINGS {
             set(&mut plan, setting);
