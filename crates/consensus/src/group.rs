@@ -118,7 +118,8 @@ impl Group {
     /// told. Only the leader can.
     ///
     /// The order in which these futures are first polled is the order of the entries, so several
-    /// may be in flight in sequence. Only a lease that runs out in that moment can change it.
+    /// may be in flight in sequence. Only a lease that runs out in that moment can change it. One
+    /// that was polled is to be polled on or dropped: the next may wait behind it.
     pub async fn propose(&self, command: Bytes) -> Result<Proposed, ProposeError> {
         self.propose_as(None, command).await
     }

@@ -121,18 +121,23 @@ fn a_torn_tail_of_the_newest_segment_is_cut_off_and_nothing_acknowledged_with_it
             let applied = cluster.applied(0).await;
             cluster.kill(0).await;
 
-            // What a write leaves that the power ended: noise, a frame's beginning, room.
+            // What a write leaves that the power ended: noise, room, what was there before.
             let segment = newest_segment(&cluster, 0);
             let whole = fs::read(&segment).unwrap();
             let torn = match round {
                 0 => noise(&mut rng, 1),
                 1 => noise(&mut rng, 5_000),
                 2 => vec![0; 4_096],
-                3 => whole[whole.len() - whole.len().min(300)..].to_vec(),
                 _ => {
-                    let from = rng.random_range(0..whole.len());
+                    let from = match round {
+                        3 => whole.len().saturating_sub(300),
+                        _ => rng.random_range(0..whole.len()),
+                    };
                     let length = rng.random_range(1..=whole.len() - from);
-                    whole[from..from + length].to_vec()
+                    let mut stale = whole[from..from + length].to_vec();
+                    // A whole frame, out of sequence, would be no torn one but damage.
+                    stale[0] = !stale[0];
+                    stale
                 }
             };
             fs::write(&segment, [whole, torn].concat()).unwrap();
