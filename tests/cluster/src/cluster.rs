@@ -221,11 +221,7 @@ impl Cluster {
     /// If it is refused.
     pub async fn order(&self, node: usize, path: &str) {
         let url = format!("http://{}/v1/{path}", self.ports(node).admin);
-        let answer = self.http.post(&url).send().await;
-        let answer = answer.unwrap_or_else(|error| panic!("{path}: {error}"));
-        let status = answer.status();
-        let body = answer.text().await.unwrap_or_default();
-        assert!(status.is_success(), "{path}: {status} {body}");
+        obeyed(self.http.post(url), path).await;
     }
 
     /// Has a node set the regions' shares of coordinators: `{"eu-west-1": 300}`.
@@ -234,11 +230,7 @@ impl Cluster {
     /// If it is refused.
     pub async fn weigh(&self, node: usize, weights: &str) {
         let url = format!("http://{}/v1/weights", self.ports(node).admin);
-        let answer = self.http.put(&url).body(weights.to_owned()).send().await;
-        let answer = answer.unwrap_or_else(|error| panic!("{weights}: {error}"));
-        let status = answer.status();
-        let body = answer.text().await.unwrap_or_default();
-        assert!(status.is_success(), "{weights}: {status} {body}");
+        obeyed(self.http.put(url).body(weights.to_owned()), weights).await;
     }
 
     /// Returns the id that a node has in the cluster, as another one tells.
@@ -618,4 +610,13 @@ fn shard_row<'a>(status: &'a ClusterStatus, channel: &str) -> Result<&'a ShardRo
     let shard = ShardMap::new(divided, &pins).of(&channel).0;
     let row = status.shards.iter().find(|row| row.shard == shard);
     row.ok_or_else(|| format!("shard {shard} is not known"))
+}
+
+/// Sends an operator's order, which is not to be refused.
+async fn obeyed(order: reqwest::RequestBuilder, what: &str) {
+    let answer = order.send().await;
+    let answer = answer.unwrap_or_else(|error| panic!("{what}: {error}"));
+    let status = answer.status();
+    let body = answer.text().await.unwrap_or_default();
+    assert!(status.is_success(), "{what}: {status} {body}");
 }

@@ -129,12 +129,14 @@ fn a_torn_tail_of_the_newest_segment_is_cut_off_and_nothing_acknowledged_with_it
                 1 => noise(&mut rng, 5_000),
                 2 => vec![0; 4_096],
                 _ => {
-                    let from = match round {
-                        3 => whole.len().saturating_sub(300),
-                        _ => rng.random_range(0..whole.len()),
+                    let stale = if round == 3 {
+                        &whole[whole.len().saturating_sub(300)..]
+                    } else {
+                        let from = rng.random_range(0..whole.len());
+                        let length = rng.random_range(1..=whole.len() - from);
+                        &whole[from..from + length]
                     };
-                    let length = rng.random_range(1..=whole.len() - from);
-                    let mut stale = whole[from..from + length].to_vec();
+                    let mut stale = stale.to_vec();
                     // A whole frame, out of sequence, would be no torn one but damage.
                     stale[0] = !stale[0];
                     stale

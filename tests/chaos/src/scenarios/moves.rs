@@ -75,10 +75,11 @@ pub(super) async fn moves(stand: &Stand, found: &mut Found) -> Result<()> {
         probes.push(session);
         asked.extend(those);
     }
-    let mut reads = Vec::new();
+    let (mut reads, mut refused) = (Vec::new(), 0);
     while let Some(read) = reading.join_next().await {
         let (delays, wrong) = read??;
         reads.extend(delays);
+        refused += wrong.len();
         found.wrong.extend(wrong);
     }
     for region in 0..3 {
@@ -92,7 +93,7 @@ pub(super) async fn moves(stand: &Stand, found: &mut Found) -> Result<()> {
     }
     let slowest = reads.iter().max().context("nothing was read strongly")?;
     found.lines.push(format!(
-        "{} probes; {} strong reads, none refused, the slowest {slowest:?}",
+        "{} probes; {} strong reads answered, the slowest after {slowest:?}, {refused} refused",
         asked.len(),
         reads.len()
     ));
